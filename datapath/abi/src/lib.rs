@@ -1,0 +1,56 @@
+//! The contract between the kernel programs and user space: map keys and values, events, drop reasons,
+//! load-time constants.
+//!
+//! Imported by everyone, imports nothing of ours. `no_std`, no unsafe, no features. Every type that crosses the
+//! border derives `IntoBytes + FromBytes`, so that padding (which would be stack garbage in a map key) cannot exist.
+//! Multi-byte fields that are on the wire are network-order byte arrays; counters and identities are native.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod conntrack;
+pub mod event;
+pub mod reason;
+pub mod tables;
+
+pub use config::Config;
+pub use conntrack::{CtEntry, CtKey};
+pub use event::{DropNotify, EventHeader, TraceNotify};
+pub use reason::{Direction, DropReason};
+pub use tables::{Addr, Endpoint, Peer};
+
+/// Rises with every change of a layout in this crate. Pinned maps of another version are not reused.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names under which maps are pinned below the bpffs directory, and names of the programs in the object.
+pub mod names {
+    /// Hash: [`crate::Addr`] to [`crate::Endpoint`]: pods of this node, and the node's own addresses.
+    pub const ENDPOINTS: &str = "seta_endpoints";
+    /// Hash: interface index (`u32`) to [`crate::Addr`]: which endpoint a host-side pod device belongs to.
+    pub const DEVICES: &str = "seta_devices";
+    /// Hash: [`crate::Addr`] to [`crate::Peer`]: identity of every single address known in the cluster.
+    pub const IPCACHE: &str = "seta_ipcache";
+    /// LRU hash: [`crate::CtKey`] to [`crate::CtEntry`], TCP only.
+    pub const CT_TCP: &str = "seta_ct_tcp";
+    /// LRU hash: [`crate::CtKey`] to [`crate::CtEntry`], everything but TCP.
+    pub const CT_ANY: &str = "seta_ct_any";
+    /// Per-CPU array: index [`crate::reason::metric_index`] to [`crate::tables::Counter`].
+    pub const METRICS: &str = "seta_metrics";
+    /// Ring buffer of [`crate::event`] records.
+    pub const EVENTS: &str = "seta_events";
+    /// Per-CPU array: event type (first byte of a record) to `u64`: events that found no room in the ring.
+    pub const EVENTS_LOST: &str = "seta_lost";
+    /// Global (read-only data) that holds [`crate::Config`], set before the load.
+    pub const CONFIG: &str = "CONFIG";
+
+    /// tcx ingress of the host side of a pod's link: packets a pod sends.
+    pub const FROM_POD: &str = "from_pod";
+    /// tcx egress of the host side of a pod's link: packets that the stack delivers to a pod.
+    pub const TO_POD: &str = "to_pod";
+    /// tcx ingress of a native device: packets from other nodes and the world.
+    pub const FROM_NETDEV: &str = "from_netdev";
+    /// tcx egress of a native device: packets that leave the node through the stack.
+    pub const TO_NETDEV: &str = "to_netdev";
+    /// tcx egress of `cilium_host`: packets of the node itself to pods of this node.
+    pub const FROM_HOST: &str = "from_host";
+}

@@ -1,0 +1,149 @@
+//! `cargo xtask setup`: bring a Debian machine that has Rust to where the workspace builds and the lab runs.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::run::{self, on_path, output};
+
+/// The version that fits LLVM 22 and rustc 1.96.
+const BPF_LINKER: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only say what is missing; exit code 1 if anything is.
+    #[arg(long)]
+    check: bool,
+}
+
+/// A program or file, and the Debian package that brings it.
+struct Need {
+    what: &'static str,
+    found: fn() -> Option<PathBuf>,
+    package: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need { what: "C compiler", found: || on_path("cc"), package: "gcc" },
+    Need { what: "LLVM 22 (to build bpf-linker)", found: || file("/usr/lib/llvm-22/bin/llvm-config"), package: "llvm-22-dev" },
+    Need { what: "zlib headers (llvm)", found: || file("/usr/include/zlib.h"), package: "zlib1g-dev" },
+    Need { what: "zstd headers (llvm)", found: || file("/usr/include/zstd.h"), package: "libzstd-dev" },
+    Need { what: "OCI runtime", found: || on_path("crun"), package: "crun" },
+    Need { what: "ip (for people, tests and `seta lab exec`)", found: || on_path("ip"), package: "iproute2" },
+    Need { what: "ping", found: || on_path("ping"), package: "iputils-ping" },
+    Need { what: "nsenter", found: || on_path("nsenter"), package: "util-linux" },
+    Need { what: "curl (image curlimages/curl)", found: || on_path("curl"), package: "curl" },
+    Need { what: "nginx (image nginx)", found: || on_path("nginx"), package: "nginx-light" },
+    Need { what: "jq (the demo reads JSON with it)", found: || on_path("jq"), package: "jq" },
+    Need { what: "kubectl", found: || on_path("kubectl"), package: "kubernetes-client" },
+];
+
+fn file(path: &str) -> Option<PathBuf> {
+    Path::new(path).exists().then(|| path.into())
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut missing: Vec<&str> = Vec::new();
+    for need in NEEDS {
+        match (need.found)() {
+            Some(path) => println!("  ok       {:<44} {}", need.what, path.display()),
+            None => {
+                println!("  missing  {:<44} package {}", need.what, need.package);
+                missing.push(need.package);
+            }
+        }
+    }
+    match compiler_with_source()? {
+        Some(found) => println!("  ok       {:<44} {found}", "compiler with library source (eBPF)"),
+        None => {
+            println!("  missing  {:<44} packages rustc-web, rust-web-src", "compiler with library source (eBPF)");
+            missing.extend(["rustc-web", "rust-web-src"]);
+        }
+    }
+    if on_path("cargo-nextest").is_none() {
+        println!("  missing  {:<44} from crates.io", "cargo-nextest");
+    } else {
+        println!("  ok       {:<44}", "cargo-nextest");
+    }
+    let linker = bpf_linker_version();
+    match &linker {
+        Some(version) if version == BPF_LINKER => println!("  ok       {:<44} {version}", "bpf-linker"),
+        other => println!(
+            "  missing  {:<44} {BPF_LINKER} from crates.io (found: {})",
+            "bpf-linker",
+            other.as_deref().unwrap_or("none")
+        ),
+    }
+    let crates_missing = linker.as_deref() != Some(BPF_LINKER) || on_path("cargo-nextest").is_none();
+    if args.check {
+        if !missing.is_empty() || crates_missing {
+            bail!("something is missing: run `make setup`");
+        }
+        return Ok(());
+    }
+    if !missing.is_empty() {
+        install_packages(&missing)?;
+    }
+    if linker.as_deref() != Some(BPF_LINKER) {
+        println!("installing bpf-linker {BPF_LINKER} against {LLVM_PREFIX} (under a minute)");
+        run_cargo_install(&["bpf-linker", "--version", BPF_LINKER, "--no-default-features", "--features", "llvm-22"])?;
+    }
+    if on_path("cargo-nextest").is_none() {
+        println!("installing cargo-nextest (a few minutes)");
+        run_cargo_install(&["cargo-nextest"])?;
+    }
+    println!("set up: `make demo`, `make test` and `cargo build` will work now");
+    Ok(())
+}
+
+fn run_cargo_install(args: &[&str]) -> Result<()> {
+    run::run(Command::new("cargo").args(["install", "--locked", "--force"]).args(args).env("LLVM_PREFIX", LLVM_PREFIX))
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    if on_path("apt-get").is_none() {
+        bail!("this is not a Debian system: install by hand what the list above calls missing: {}", packages.join(" "));
+    }
+    if output(Command::new("id").arg("-u"))? != "0" {
+        bail!("not root: run `sudo apt-get install --no-install-recommends {}`, then `make setup` again", packages.join(" "));
+    }
+    println!("$ apt-get install {}", packages.join(" "));
+    run::run(Command::new("apt-get").args(["update", "-qq"])).context("the package lists could not be fetched")?;
+    // No service is started by an installed package: the lab runs nginx in its own namespaces.
+    run::run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1"))
+}
+
+fn bpf_linker_version() -> Option<String> {
+    let text = output(Command::new(on_path("bpf-linker").or_else(cargo_bin_bpf_linker)?).arg("--version")).ok()?;
+    text.split_whitespace().nth(1).map(str::to_owned)
+}
+
+/// `~/.cargo/bin` need not be on the PATH of the shell that called make.
+fn cargo_bin_bpf_linker() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+    Some(home.join("bin/bpf-linker")).filter(|path| path.is_file())
+}
+
+/// The compiler that can build `core` for BPF: a rustup toolchain with rust-src, else Debian's.
+/// `datapath/loader/build.rs` looks in the same order.
+fn compiler_with_source() -> Result<Option<String>> {
+    if on_path("rustup").is_some() {
+        for toolchain in output(Command::new("rustup").args(["toolchain", "list", "--quiet"]))?.lines() {
+            let sysroot = output(Command::new("rustc").arg(format!("+{toolchain}")).args(["--print", "sysroot"]))?;
+            if Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir() {
+                return Ok(Some(format!("rustup toolchain {toolchain}")));
+            }
+        }
+    }
+    let debian = Path::new("/usr/bin/rustc").exists() && Path::new("/usr/lib/rustlib/src/rust/library/core").exists();
+    Ok(debian.then(|| "Debian's rustc-web with rust-web-src".to_owned()))
+}

@@ -41,23 +41,28 @@ pub struct Config {
 
 const SECOND: u64 = 1_000_000_000;
 
+impl Config {
+    /// Cilium's defaults, for IPv6 with host routing.
+    pub const DEFAULT: Self = Self {
+        router_v6: Addr::UNSPECIFIED,
+        router_v4: Addr::UNSPECIFIED,
+        monitor_interval: 5 * SECOND,
+        ct_tcp: 8000 * SECOND,
+        ct_syn: 60 * SECOND,
+        ct_close: 10 * SECOND,
+        ct_any: 60 * SECOND,
+        host_ifindex: 0,
+        host_routing: 1,
+        monitor_aggregation: 3,
+        monitor_flags: 0xff,
+        enable_ipv6: 1,
+        enable_ipv4: 0,
+        pad: [0; 7],
+    };
+}
+
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            router_v6: Addr::UNSPECIFIED,
-            router_v4: Addr::UNSPECIFIED,
-            monitor_interval: 5 * SECOND,
-            ct_tcp: 8000 * SECOND,
-            ct_syn: 60 * SECOND,
-            ct_close: 10 * SECOND,
-            ct_any: 60 * SECOND,
-            host_ifindex: 0,
-            host_routing: 1,
-            monitor_aggregation: 3,
-            monitor_flags: 0xff,
-            enable_ipv6: 1,
-            enable_ipv4: 0,
-            pad: [0; 7],
-        }
+        Self::DEFAULT
     }
 }

@@ -1,1 +1,3 @@
-//! Placeholder
+//! Header types and the packet trait.
+#![no_std]
+#![forbid(unsafe_code)]

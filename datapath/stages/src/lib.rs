@@ -1,1 +1,3 @@
-//! Placeholder
+//! The packet logic.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -38,9 +38,9 @@ const WALLS: &[(&str, &[&str])] = &[
     ("aya-ebpf", &["seta-ebpf"]),
     ("rtnetlink", &["seta-netlink"]),
     ("netlink-packet-route", &["seta-netlink"]),
-    // The CLI and the lab's kubelet are plain Kubernetes clients without a domain model to protect.
+    // The CLI and the lab are plain Kubernetes clients without a domain model to protect.
     ("kube", &["seta-k8s", "seta", "seta-lab-kubelet"]),
-    ("k8s-openapi", &["seta-k8s", "seta", "seta-lab-kubelet"]),
+    ("k8s-openapi", &["seta-k8s", "seta", "seta-lab-kubelet", "seta-lab"]),
 ];
 
 /// Crates without IO, clocks or a runtime of their own.

@@ -1,6 +1,8 @@
 //! `cargo xtask setup`: bring a Debian machine that has Rust to where the workspace builds and the lab runs.
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -113,12 +115,37 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     }
     println!("$ apt-get install {}", packages.join(" "));
     run::run(Command::new("apt-get").args(["update", "-qq"])).context("the package lists could not be fetched")?;
-    // No service is started by an installed package: the lab runs nginx in its own namespaces.
+    let _no_services = NoServices::new()?;
     run::run(Command::new("apt-get")
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("RUNLEVEL", "1"))
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// While this lives, packages do not start the services they bring: the lab runs nginx in its own namespaces, and the
+/// machine's port 80 is none of our business. (Debian policy manual, `policy-rc.d`; 101 means "not allowed".)
+struct NoServices(Option<&'static Path>);
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        let policy = Path::new("/usr/sbin/policy-rc.d");
+        if policy.exists() {
+            return Ok(Self(None));
+        }
+        fs::write(policy, "#!/bin/sh\nexit 101\n").context("cannot write policy-rc.d")?;
+        fs::set_permissions(policy, fs::Permissions::from_mode(0o755)).context("cannot make policy-rc.d executable")?;
+        Ok(Self(Some(policy)))
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(policy) = self.0
+            && let Err(error) = fs::remove_file(policy)
+        {
+            eprintln!("warning: {} could not be removed: {error}; remove it by hand", policy.display());
+        }
+    }
 }
 
 fn bpf_linker_version() -> Option<String> {

@@ -44,7 +44,7 @@ const WALLS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates without IO, clocks or a runtime of their own.
-const PURE: &[&str] = &["seta-abi", "seta-packet", "seta-stages", "seta-model", "seta-api", "seta-sim"];
+const PURE: &[&str] = &["seta-abi", "seta-packet", "seta-stages", "seta-model", "seta-sim"];
 const IMPURE: &[&str] = &["tokio", "nix", "hyper", "axum", "rand", "jiff", "anyhow", "tracing"];
 
 pub(crate) fn run() -> Result<()> {

@@ -1,0 +1,124 @@
+//! The connection to the kernel's routing socket, bound to one network namespace.
+
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::{Socket, TokioSocket, protocols::NETLINK_ROUTE};
+
+use crate::{NetlinkError, Netns};
+
+/// How long the kernel may take to answer one request. It answers in microseconds; this only keeps a caller from
+/// waiting for ever while somebody else holds the kernel's routing lock.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A connection to the kernel, bound to the network namespace it was opened in. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+    /// Keeps the task that reads the socket until the last clone is gone.
+    _reader: Arc<Reader>,
+}
+
+/// The task that moves messages between the socket and the requests. When it ends for whatever reason, requests
+/// answer with [`NetlinkError::Closed`].
+#[derive(Debug)]
+struct Reader(tokio::task::JoinHandle<()>);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Netlink {
+    /// Connects in the network namespace of the calling thread. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Open`].
+    pub fn open() -> Result<Self, NetlinkError> {
+        Self::from_socket(Socket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?)
+    }
+
+    /// Connects inside `netns`; the calling thread stays where it is.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Netns`], [`NetlinkError::Open`].
+    pub async fn open_in(netns: &Netns) -> Result<Self, NetlinkError> {
+        let socket = netns.run(|| Socket::new(NETLINK_ROUTE)).await?.map_err(NetlinkError::Open)?;
+        Self::from_socket(socket)
+    }
+
+    pub(crate) fn from_socket(socket: Socket) -> Result<Self, NetlinkError> {
+        let (connection, handle, _unsolicited) = rtnetlink::from_socket(tokio_socket(socket)?);
+        Ok(Self { handle, _reader: Arc::new(Reader(tokio::spawn(connection))) })
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    pub(crate) async fn change(
+        &self,
+        operation: &'static str,
+        subject: impl Fn() -> String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), NetlinkError> {
+        self.exchange(operation, subject, message, NLM_F_ACK | flags).await.map(drop)
+    }
+
+    /// Asks for everything of a kind.
+    pub(crate) async fn dump(
+        &self,
+        operation: &'static str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.exchange(operation, String::new, message, NLM_F_DUMP).await
+    }
+
+    /// Sends one request and collects the answers until the kernel says that there are no more.
+    pub(crate) async fn exchange(
+        &self,
+        operation: &'static str,
+        subject: impl Fn() -> String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | flags;
+        let mut answers = self.handle.clone().request(message).map_err(|_| NetlinkError::Closed)?;
+        let collect = async {
+            let mut collected = Vec::new();
+            let mut acknowledged = flags & NLM_F_ACK == 0;
+            while let Some(answer) = answers.next().await {
+                match answer.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(NetlinkError::Refused { operation, subject: subject(), source: error.to_io() });
+                    }
+                    NetlinkPayload::Error(_) => acknowledged = true,
+                    NetlinkPayload::InnerMessage(inner) => collected.push(inner),
+                    _ => {}
+                }
+            }
+            // The stream also ends when the connection does.
+            if acknowledged || !collected.is_empty() || self.is_open() { Ok(collected) } else { Err(NetlinkError::Closed) }
+        };
+        tokio::time::timeout(DEADLINE, collect).await.unwrap_or_else(|_| {
+            Err(NetlinkError::Deadline { operation, subject: subject(), after: DEADLINE })
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        !self._reader.0.is_finished()
+    }
+}
+
+/// Makes a socket, opened in whatever namespace, known to this thread's runtime.
+pub(crate) fn tokio_socket(socket: Socket) -> Result<TokioSocket, NetlinkError> {
+    // Checked here because the conversion below panics without a runtime.
+    tokio::runtime::Handle::try_current().map_err(|error| NetlinkError::Open(io::Error::other(error)))?;
+    // SAFETY: `into_raw_fd` hands over the only owner of an open socket, and the new owner takes it at once.
+    Ok(unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) })
+}

@@ -2,7 +2,9 @@
 //!
 //! [`walk::STEPS`] is the README's walk; `cargo xtask demo` shows it to people and `tests/walk.rs` proves it.
 
+mod cluster;
 pub mod shell;
 pub mod walk;
 
+pub use cluster::{client, server};
 pub use shell::{Lab, Output};

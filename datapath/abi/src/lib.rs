@@ -17,7 +17,7 @@ pub use config::Config;
 pub use conntrack::{CtEntry, CtKey};
 pub use event::{DropNotify, EventHeader, TraceNotify};
 pub use reason::{Direction, DropReason};
-pub use tables::{Addr, Endpoint, Peer};
+pub use tables::{Addr, Bucket, Endpoint, Peer};
 
 /// Rises with every change of a layout in this crate. Pinned maps of another version are not reused.
 pub const ABI_VERSION: u32 = 1;
@@ -40,6 +40,8 @@ pub mod names {
     pub const EVENTS: &str = "seta_events";
     /// Per-CPU array: event type (first byte of a record) to `u64`: events that found no room in the ring.
     pub const EVENTS_LOST: &str = "seta_lost";
+    /// Per-CPU array: [`crate::tables::bucket`] to [`crate::tables::Bucket`].
+    pub const RATES: &str = "seta_rates";
     /// Global (read-only data) that holds [`crate::Config`], set before the load.
     pub const CONFIG: &str = "CONFIG";
 
@@ -53,4 +55,13 @@ pub mod names {
     pub const TO_NETDEV: &str = "to_netdev";
     /// tcx egress of `cilium_host`: packets of the node itself to pods of this node.
     pub const FROM_HOST: &str = "from_host";
+}
+
+/// Values of the packet mark (`skb->mark`) inside the node's network namespace.
+pub mod mark {
+    /// Lower 16 bits of the mark of a packet that a program here has dealt with to the end: later programs on its way
+    /// out of the node let it pass without a second look. Number as in Cilium (`MARK_MAGIC_IDENTITY`). Only the kernel
+    /// programs and processes with `CAP_NET_ADMIN` in the node's namespace can set it; it does not survive a change of
+    /// the namespace.
+    pub const DONE: u32 = 0x0f00;
 }

@@ -4,7 +4,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IPv6 address in network order; an IPv4 address is stored IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2),
 /// so that one table serves both families.
-#[repr(transparent)]
+///
+/// Aligned, so that the kernel programs copy and compare it in two steps instead of sixteen.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Addr(pub [u8; 16]);
 
@@ -69,6 +71,26 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes counted, as the device sees them (layer 2 included).
     pub bytes: u64,
+}
+
+/// A token bucket, one per CPU and use ([`bucket`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Bucket {
+    /// When tokens were last added, nanoseconds of the monotonic clock since boot; 0: never, the bucket is full.
+    pub filled: u64,
+    /// Tokens left.
+    pub tokens: u64,
+}
+
+/// Slots of the token bucket table.
+pub mod bucket {
+    /// ICMPv6 errors that the datapath sends (RFC 4443 §2.4 f).
+    pub const ICMP_ERRORS: u32 = 0;
+    /// Trace events about traffic of the node itself, which has no conntrack to aggregate by.
+    pub const HOST_TRACES: u32 = 1;
+    /// Number of slots.
+    pub const SLOTS: u32 = 2;
 }
 
 /// Numeric identities with a fixed meaning (Cilium `pkg/identity/numericidentity.go`).

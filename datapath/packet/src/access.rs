@@ -1,0 +1,53 @@
+//! How packets are read and changed.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// A packet could not be read or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessError {
+    /// The bytes lie beyond the end of the packet.
+    OutOfBounds,
+    /// The packet cannot be changed in this way: no memory, or not supported for this kind of packet.
+    Refused,
+}
+
+/// One packet, layer 2 first. Offsets count from the first byte of the Ethernet header.
+///
+/// The two implementations are the kernel's socket buffer (`ebpf`) and a buffer in memory (`sim`).
+pub trait Packet {
+    /// Length in bytes, layer 2 included. Of a packet that will be segmented: all segments' payload in one.
+    fn len(&self) -> u32;
+
+    /// Payload bytes per segment of a packet that will be segmented (GSO); 0: this is one packet.
+    fn segment_size(&self) -> u32;
+
+    /// Interface at which the packet is seen.
+    fn ifindex(&self) -> u32;
+
+    /// The mark that travels with the packet inside one network namespace.
+    fn mark(&self) -> u32;
+
+    /// Sets the mark.
+    fn set_mark(&mut self, mark: u32);
+
+    /// Hash of the flow.
+    fn hash(&self) -> u32;
+
+    /// Reads a value.
+    fn load<T: FromBytes + Copy>(&self, offset: u32) -> Result<T, AccessError>;
+
+    /// Writes a value. Checksums of higher layers are the caller's business.
+    fn store<T: IntoBytes + Immutable>(&mut self, offset: u32, value: &T) -> Result<(), AccessError>;
+
+    /// Cuts or extends the end to `len` bytes. The packet is one packet afterwards, never a list of segments.
+    fn resize(&mut self, len: u32) -> Result<(), AccessError>;
+
+    /// Opens `bytes` bytes of undefined content between layer 2 and layer 3.
+    fn open_layer3(&mut self, bytes: u32) -> Result<(), AccessError>;
+
+    /// One's complement sum of `len` bytes (RFC 1071), folded to 16 bits, not inverted. At most [`MAX_SUM`] bytes.
+    fn sum(&self, offset: u32, len: u32) -> Result<u16, AccessError>;
+}
+
+/// Most bytes that [`Packet::sum`] takes: the payload of a packet of IPv6's least MTU.
+pub const MAX_SUM: u32 = 1280;

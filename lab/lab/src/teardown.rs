@@ -1,0 +1,104 @@
+//! Taking a cluster away, whatever state it is in. Every step works on what is found, not on what should be there, so
+//! it is the same after `up`, after a crash half way, and when there is nothing.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::Signal;
+
+use crate::cgroup::Cgroups;
+use crate::kubeconfig;
+use crate::mounts;
+use crate::state::{Paths, Process};
+use crate::topology::NETNS_DIR;
+use crate::wait::poll_until;
+
+/// How long the supervisor may take to end by itself before it is killed.
+pub(crate) const GRACE: Duration = Duration::from_secs(8);
+/// How long killed processes may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Removes everything that belongs to the cluster. The caller holds its lock.
+///
+/// # Errors
+/// Something is left; the message names it. All steps are tried, and the first failure is reported.
+pub(crate) fn remove_cluster(paths: &Paths) -> anyhow::Result<()> {
+    let mut first_failure = None;
+    let mut attempt = |result: anyhow::Result<()>| {
+        if let Err(error) = result {
+            first_failure.get_or_insert(error);
+        }
+    };
+    attempt(remove_context(paths));
+    attempt(stop_processes(paths));
+    attempt(unmount(paths));
+    attempt(unlink_netns(paths));
+    attempt(remove_directory(paths));
+    first_failure.map_or(Ok(()), Err)
+}
+
+/// Whether anything of the cluster is to be seen.
+pub(crate) fn has_leftovers(paths: &Paths) -> bool {
+    paths.root().exists() || Cgroups::of(paths.cluster()).is_ok_and(|cgroups| cgroups.root().exists())
+}
+
+fn remove_context(paths: &Paths) -> anyhow::Result<()> {
+    let Some(spec) = paths.read_spec().unwrap_or_default() else { return Ok(()) };
+    kubeconfig::remove(&spec.user_kubeconfig, &paths.kubeconfig())
+        .with_context(|| format!("cannot remove the context from {}", spec.user_kubeconfig.display()))
+}
+
+fn stop_processes(paths: &Paths) -> anyhow::Result<()> {
+    let processes: Vec<Process> = paths.recorded_processes().into_iter().map(|(_, process)| process).collect();
+    if let Some(supervisor) = paths.live_supervisor() {
+        supervisor.signal(Signal::SIGTERM);
+        poll_until(GRACE, || Ok::<_, anyhow::Error>(!supervisor.is_alive()))?;
+    }
+    let killed = match Cgroups::of(paths.cluster()) {
+        Ok(cgroups) => cgroups.destroy(KILL_PATIENCE),
+        Err(error) => Err(error),
+    };
+    // Those that never came as far as a control group.
+    for process in &processes {
+        process.signal(Signal::SIGKILL);
+    }
+    poll_until(KILL_PATIENCE, || Ok::<_, anyhow::Error>(!processes.iter().any(|process| process.is_alive())))?;
+    killed
+}
+
+fn unmount(paths: &Paths) -> anyhow::Result<()> {
+    mounts::mounted_below(paths.root())?.iter().try_for_each(|point| mounts::detach(point))
+}
+
+/// Removes the links in `/run/netns` that lead into the cluster's directory, and no others.
+fn unlink_netns(paths: &Paths) -> anyhow::Result<()> {
+    let entries = match fs::read_dir(NETNS_DIR) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {NETNS_DIR}")),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if fs::read_link(&path).is_ok_and(|target| target.starts_with(paths.root())) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    // Only if it is empty and no mount point, which is what the kernel checks.
+    let _ = fs::remove_dir(NETNS_DIR);
+    Ok(())
+}
+
+fn remove_directory(paths: &Paths) -> anyhow::Result<()> {
+    let root = paths.root();
+    // Never delete through a mount: what is behind it may not be ours.
+    if let Some(point) = mounts::mounted_below(root)?.first() {
+        bail!("{} is still mounted", point.display());
+    }
+    match fs::remove_dir_all(root) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", root.display())),
+    }
+}

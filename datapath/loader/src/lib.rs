@@ -1,1 +1,40 @@
-//! Placeholder
+//! Loads, pins, attaches and upgrades the kernel programs, and gives typed access to their maps and events.
+//!
+//! The only crate that knows aya. It meets the kernel side in `abi` alone; the object is built by `build.rs`.
+//!
+//! Everything is pinned below `<bpffs>/seta`, so that the datapath outlives the process that loaded it:
+//!
+//! ```text
+//! seta/maps/<map name>                 maps, all of one ABI version, replaced as a whole
+//! seta/maps/seta_abi                   the ABI version of the maps beside it
+//! seta/links/<program>-<ifindex>       tcx links
+//! seta/next/                           a new set of maps while it is being prepared
+//! ```
+//!
+//! An upgrade never has a moment without a complete datapath. [`Datapath::open`] loads the new programs beside the
+//! running ones; `attach_*` then swaps the program behind each pinned link, which the kernel does between two
+//! packets. A crash at any step leaves every link with a program and the maps that belong to it, and the next
+//! [`Datapath::open`] goes on from there.
+
+mod attach;
+mod conntrack;
+mod datapath;
+mod events;
+mod info;
+mod migrate;
+mod object;
+mod pins;
+mod sizing;
+mod sys;
+mod table;
+
+pub use attach::{AttachError, Attached, Attachment, Direction};
+pub use conntrack::{ConntrackGc, GcReport, monotonic_ns};
+pub use datapath::{Counts, Datapath, Metric, OpenError, Options, TestRun, TestRunError};
+pub use events::{Event, EventReader, EventsError, Malformed, decode};
+pub use info::{InfoError, MapInfo, ProgramInfo, StatsGuard};
+pub use migrate::{MapNews, MapReason};
+pub use object::OBJECT;
+pub use pins::{PinError, Uninstalled, uninstall};
+pub use sizing::{DYNAMIC_SIZE_RATIO, MapSizes, total_memory};
+pub use table::{Table, TableError};

@@ -1,0 +1,195 @@
+//! The few bpf(2) commands that aya 0.14 does not offer: what a tcx link is attached to, and reading a hash map in
+//! batches.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+
+// enum bpf_cmd, include/uapi/linux/bpf.h
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// `BPF_LINK_TYPE_TCX`.
+const LINK_TYPE_TCX: u32 = 11;
+/// `BPF_TCX_INGRESS`, `BPF_TCX_EGRESS`.
+pub(crate) const TCX_INGRESS: u32 = 46;
+pub(crate) const TCX_EGRESS: u32 = 47;
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// `attr` must be the layout of `command`, and the pointers in it valid for what the command reads and writes.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute is live for the call and its size is told; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjGetAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// Opens a pinned object of whatever kind.
+pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjGetAttr { pathname: path.as_ptr() as u64, ..ObjGetAttr::default() };
+    // SAFETY: this is the layout of BPF_OBJ_GET, and the path is a terminated string that outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[repr(C)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` as far as tcx links go, padded to what the kernel may write (6.18: 56 bytes).
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    _hole: u32,
+    ifindex: u32,
+    attach_type: u32,
+    _rest: [u64; 8],
+}
+
+/// What a tcx link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcxLink {
+    pub(crate) id: u32,
+    /// The program it runs.
+    pub(crate) program: u32,
+    /// 0 when the device is gone.
+    pub(crate) ifindex: u32,
+    /// [`TCX_INGRESS`] or [`TCX_EGRESS`].
+    pub(crate) attach_type: u32,
+}
+
+/// Asks the kernel what a link is. `Ok(None)`: a link, but not a tcx one.
+pub(crate) fn tcx_link(fd: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
+    // Checked first: the same command answers for maps and programs with other layouts.
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let target = target.as_os_str().as_bytes();
+    if !target.starts_with(b"anon_inode:bpf_link") && !target.starts_with(b"anon_inode:bpf-link") {
+        return Ok(None);
+    }
+    let mut info = LinkInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: fd.as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: this is the layout of BPF_OBJ_GET_INFO_BY_FD; the kernel writes at most `info_len` bytes to `info`,
+    // which is that large and plain integers throughout.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    let LinkInfo { kind, id, prog_id, ifindex, attach_type, .. } = info;
+    Ok((kind == LINK_TYPE_TCX).then_some(TcxLink { id, program: prog_id, ifindex, attach_type }))
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Where a batched read goes on. Hash maps use four bytes (the bucket), other maps a key; keys of ours fit.
+#[derive(Clone, Copy, Default)]
+struct Position(#[expect(dead_code, reason = "only the kernel reads and writes it")] [u64; 8]);
+
+/// Reads all entries of a hash map, some at a time. Entries may be deleted meanwhile; new ones may be missed, none
+/// that stays is.
+pub(crate) struct BatchReader<'a> {
+    map: BorrowedFd<'a>,
+    key_size: usize,
+    value_size: usize,
+    position: Option<Position>,
+    finished: bool,
+    /// Upper bound of a batch, entries.
+    max: usize,
+    pub(crate) keys: Vec<u8>,
+    pub(crate) values: Vec<u8>,
+}
+
+impl<'a> BatchReader<'a> {
+    /// Of a hash map with entries of these sizes; `batch` is how many entries to read at a time, `max` how many the
+    /// map can have.
+    pub(crate) fn new(map: BorrowedFd<'a>, key_size: usize, value_size: usize, batch: usize, max: usize) -> Self {
+        let batch = batch.clamp(1, max.max(1));
+        Self {
+            map,
+            key_size,
+            value_size,
+            position: None,
+            finished: false,
+            max: max.max(1),
+            keys: vec![0; batch * key_size],
+            values: vec![0; batch * value_size],
+        }
+    }
+
+    /// Reads no further.
+    pub(crate) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Reads the next entries into `keys` and `values` and returns how many; 0 at the end.
+    pub(crate) fn next_batch(&mut self) -> io::Result<usize> {
+        while !self.finished {
+            let capacity = self.keys.len() / self.key_size;
+            let mut next = Position::default();
+            let mut attr = BatchAttr {
+                in_batch: self.position.as_ref().map_or(0, |position| std::ptr::from_ref(position) as u64),
+                out_batch: std::ptr::from_mut(&mut next) as u64,
+                keys: self.keys.as_mut_ptr() as u64,
+                values: self.values.as_mut_ptr() as u64,
+                count: u32::try_from(capacity).map_err(io::Error::other)?,
+                map_fd: self.map.as_fd().as_raw_fd().cast_unsigned(),
+                ..BatchAttr::default()
+            };
+            // SAFETY: this is the layout of BPF_MAP_LOOKUP_BATCH. The kernel writes at most `count` keys and values,
+            // for which the buffers have room as the sizes are the map's, and a position of at most a key's length.
+            let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+            self.position = Some(next);
+            match result {
+                Ok(_) => {}
+                // The end; `count` entries came before it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.finished = true,
+                // One bucket alone has more entries than there is room: nothing was read.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && capacity < self.max => {
+                    let larger = (capacity * 2).min(self.max);
+                    self.keys.resize(larger * self.key_size, 0);
+                    self.values.resize(larger * self.value_size, 0);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            if attr.count > 0 {
+                return Ok(attr.count as usize);
+            }
+        }
+        Ok(0)
+    }
+}

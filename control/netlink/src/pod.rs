@@ -58,6 +58,9 @@ pub enum PodError {
 
 /// Makes the network of a pod: `host` is a connection in the host's namespace, `netns` the pod's namespace.
 ///
+/// The calling thread must be in the host's namespace too, since the settings of the host's end are files that
+/// belong to the namespace of whoever opens them.
+///
 /// Both ends are up when it returns. On failure the pair is deleted again.
 ///
 /// # Errors

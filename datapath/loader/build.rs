@@ -44,6 +44,7 @@ fn run() -> Result<PathBuf, String> {
     let toolchain = toolchain::find()?;
     object::build(&object::Order {
         toolchain: &toolchain,
+        binary: "seta-ebpf",
         manifest: &datapath.join("ebpf/Cargo.toml"),
         target_dir: &target_dir(&out_dir),
         out_dir: &out_dir,

@@ -28,6 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("seta-lab", &["seta-lab-apiserver", "seta-lab-kubelet", "seta-netlink"]),
     ("xtask", &["*"]),
     ("seta-bench", &["*"]),
+    ("seta-bench-ebpf", &[]),
     ("seta-e2e", &["*"]),
     ("seta-fuzz", &["*"]),
 ];
@@ -35,7 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Foreign APIs, each with the rooms that may import it directly.
 const WALLS: &[(&str, &[&str])] = &[
     ("aya", &["seta-loader"]),
-    ("aya-ebpf", &["seta-ebpf"]),
+    ("aya-ebpf", &["seta-ebpf", "seta-bench-ebpf"]),
     ("rtnetlink", &["seta-netlink"]),
     ("netlink-packet-route", &["seta-netlink"]),
     // The CLI and the lab are plain Kubernetes clients without a domain model to protect.

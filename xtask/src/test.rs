@@ -19,15 +19,15 @@ pub(crate) struct Args {
 pub(crate) fn lint() -> Result<()> {
     run::cargo(&["fmt", "--all", "--check"])?;
     layers::run()?;
-    // `seta-ebpf` only compiles for BPF; the loader's build script does that, with warnings shown.
-    run::cargo(&["clippy", "--locked", "--workspace", "--exclude", "seta-ebpf", "--all-targets", "--", "-D", "warnings"])
+    // The eBPF crates only compile for BPF; the loader's build script does that, with warnings shown.
+    run::cargo(&["clippy", "--locked", "--workspace", "--exclude", "seta-ebpf", "--exclude", "seta-bench-ebpf", "--all-targets", "--", "-D", "warnings"])
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     lint()?;
     run::cargo(&["build", "--locked", "--package", "seta"])?;
     run::cargo(&[
-        "nextest", "run", "--locked", "--workspace", "--exclude", "seta-ebpf", "--exclude", "seta-e2e", "--no-fail-fast",
+        "nextest", "run", "--locked", "--workspace", "--exclude", "seta-ebpf", "--exclude", "seta-bench-ebpf", "--exclude", "seta-e2e", "--no-fail-fast",
     ])?;
     if args.no_e2e {
         return Ok(());

@@ -11,6 +11,8 @@ use crate::toolchain::Toolchain;
 pub(crate) struct Order<'a> {
     /// Compiler and linker.
     pub(crate) toolchain: &'a Toolchain,
+    /// Name of the package's binary, which is the object.
+    pub(crate) binary: &'a str,
     /// Manifest of the package with the kernel programs.
     pub(crate) manifest: &'a Path,
     /// Target directory of the inner build.
@@ -20,7 +22,6 @@ pub(crate) struct Order<'a> {
 }
 
 const TARGET: &str = "bpfel-unknown-none";
-const BINARY: &str = "seta-ebpf";
 
 /// The workspace's release profile is made for user space; these are the settings BPF needs: no unwinding, no overflow
 /// checks (each is a panic that the verifier rejects), debug information for BTF.
@@ -42,7 +43,7 @@ pub(crate) fn build(order: &Order<'_>) -> Result<PathBuf, String> {
     let toolchain = order.toolchain;
     let mut command = Command::new(&toolchain.cargo);
     command
-        .args(["build", "--release", "--bin", BINARY, "--target", TARGET, "-Z", "build-std=core", "--manifest-path"])
+        .args(["build", "--release", "--bin", order.binary, "--target", TARGET, "-Z", "build-std=core", "--manifest-path"])
         .arg(order.manifest)
         .arg("--target-dir")
         .arg(order.target_dir);
@@ -66,10 +67,10 @@ pub(crate) fn build(order: &Order<'_>) -> Result<PathBuf, String> {
         // The whole goes to cargo's own log of this script; the error shows the part that tells.
         eprintln!("{errors}");
         let first = errors.find("error").unwrap_or(0);
-        return Err(format!("cannot build {BINARY} with {}: {}", toolchain.rustc.display(), &errors[first..]));
+        return Err(format!("cannot build {} with {}: {}", order.binary, toolchain.rustc.display(), &errors[first..]));
     }
-    let built = order.target_dir.join(TARGET).join("release").join(BINARY);
-    let object = order.out_dir.join("seta-ebpf.o");
+    let built = order.target_dir.join(TARGET).join("release").join(order.binary);
+    let object = order.out_dir.join(format!("{}.o", order.binary));
     std::fs::copy(&built, &object).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     Ok(object)
 }

@@ -238,8 +238,9 @@ fn exchange(classifier: &mut SchedClassifier, path: &Path) -> Result<(), AttachE
 }
 
 fn device_name(ifindex: u32) -> Result<String, AttachError> {
-    let name = if_indextoname(ifindex).map_err(|_| AttachError::NoDevice { ifindex })?;
-    name.into_string().map_err(|_| AttachError::NoDevice { ifindex })
+    let name = if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    // nix 0.31 takes the null pointer of a failure for success, and the name is empty then.
+    name.filter(|name| !name.is_empty()).ok_or(AttachError::NoDevice { ifindex })
 }
 
 fn pin_ifindex(path: &Path) -> u32 {

@@ -1,4 +1,5 @@
 //! The crate against a real kernel, in network namespaces of its own. Needs root; says so where it is not.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod harness;
 mod links;

@@ -1,2 +1,80 @@
-//! Placeholder
-fn main() {}
+//! `seta`: the one binary. What people type, and behind other names the agent, the operator, the CNI plugin and the
+//! tool inside the agent's pod.
+//!
+//! Which of them it is is decided before anything else happens, as the CNI plugin runs for every pod and must not
+//! wait for a command line parser or a runtime. Everything here is thin: the work is done by the crates.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod chart;
+mod cli;
+mod cluster;
+mod config;
+mod failure;
+mod install;
+mod progress;
+mod release;
+mod settings;
+mod status;
+mod uninstall;
+mod upgrade;
+mod values;
+mod version;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
+    // The names under which Kubernetes and Cilium's users call us: each is one of our own subcommands.
+    let subcommand = match name.unwrap_or_default() {
+        "cilium-cni" => return cni::run(),
+        "cilium-agent" => Some("agent"),
+        "cilium-operator" | "cilium-operator-generic" => Some("operator"),
+        "cilium" | "cilium-dbg" => Some("dbg"),
+        _ => None,
+    };
+    if let Some(subcommand) = subcommand {
+        arguments.splice(..1, ["seta".into(), subcommand.into()]);
+    }
+    match run(Cli::parse_from(arguments)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nError: {error:#}");
+            failure::code(&error)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = cli.global;
+    match cli.command {
+        Command::Lab(command) => lab::run(command),
+        Command::Cni => Ok(cni::run()),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "seta", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Install(arguments) => block_on(install::run(&global, arguments)),
+        Command::Upgrade(arguments) => block_on(upgrade::run(&global, arguments)),
+        Command::Uninstall(arguments) => block_on(uninstall::run(&global, arguments)),
+        Command::Status(arguments) => block_on(status::run(&global, arguments)),
+        Command::Config(command) => block_on(config::run(&global, command)),
+        Command::Version(arguments) => block_on(version::run(&global, arguments)),
+    }
+}
+
+/// A command that talks to a cluster waits more than it computes: one thread is enough.
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // Whatever still blocks in a resolver thread does not keep the user.
+    runtime.shutdown_background();
+    outcome
+}

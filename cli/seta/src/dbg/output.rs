@@ -1,0 +1,110 @@
+//! `-o json`, `-o jsonpath=…`, and tables with columns three spaces apart.
+
+use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::jsonpath::JsonPath;
+
+/// How data is printed when not as a table.
+#[derive(Clone, Debug)]
+pub(super) enum Output {
+    /// As it came, indented.
+    Json,
+    /// A part of it.
+    Path(JsonPath),
+}
+
+/// Reads the value of `-o`.
+pub(super) fn parse(text: &str) -> anyhow::Result<Output> {
+    match text.split_once('=') {
+        None if text == "json" => Ok(Output::Json),
+        Some(("jsonpath", path)) => Ok(Output::Path(path.parse()?)),
+        _ => bail!("output {text:?} is not known, use json or jsonpath='{{.path}}'"),
+    }
+}
+
+/// Prints `value` as asked for, or as the table that `table` makes of it.
+pub(super) fn data<T: DeserializeOwned>(
+    output: Option<Output>,
+    value: Value,
+    table: impl FnOnce(T) -> Vec<Vec<String>>,
+) -> anyhow::Result<()> {
+    if output.is_some() {
+        return or_json(output, &value);
+    }
+    let typed = serde_json::from_value(value).context("the agent is of another version than this program")?;
+    print!("{}", columns(&table(typed)));
+    Ok(())
+}
+
+/// Prints `value` as asked for, or as JSON.
+pub(super) fn or_json(output: Option<Output>, value: &Value) -> anyhow::Result<()> {
+    match output.unwrap_or(Output::Json) {
+        Output::Json => println!("{}", serde_json::to_string_pretty(value)?),
+        Output::Path(path) => println!("{}", path.apply(value)?),
+    }
+    Ok(())
+}
+
+/// Prints `value` as asked for, or `text`.
+pub(super) fn or_text(output: Option<Output>, value: &Value, text: &str) -> anyhow::Result<()> {
+    if output.is_some() {
+        return or_json(output, value);
+    }
+    println!("{text}");
+    Ok(())
+}
+
+/// Lines of columns; the last of a line is not padded.
+pub(super) fn columns(rows: &[Vec<String>]) -> String {
+    let mut widths = Vec::new();
+    for row in rows {
+        // A cell that ends its line does not widen the column, as in Go's tabwriter.
+        for (column, cell) in row.iter().take(row.len().saturating_sub(1)).enumerate() {
+            if widths.len() <= column {
+                widths.resize(column + 1, 0);
+            }
+            widths[column] = widths[column].max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            line.push_str(cell);
+            if column + 1 < row.len() {
+                let width = widths.get(column).copied().unwrap_or(0) + 3;
+                line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A row from texts.
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let text = columns(&[row(["A", "LONG", "C"]), row(["a very wide one", "b", ""])]);
+        assert_eq!(text, "A                 LONG   C\na very wide one   b\n");
+    }
+
+    #[test]
+    fn outputs_are_parsed_or_refused() {
+        assert!(matches!(parse("json"), Ok(Output::Json)));
+        assert!(matches!(parse("jsonpath={.a}"), Ok(Output::Path(_))));
+        for bad in ["", "yaml", "jsonpath", "jsonpath={.a", "json=x"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

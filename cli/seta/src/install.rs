@@ -1,0 +1,247 @@
+//! `seta install`, and what it shares with `seta upgrade`: from values to objects in the cluster.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::Api;
+use model::config::{AgentConfig, Warning};
+use serde_json::Value;
+
+use crate::apply::{Applier, Change, describe};
+use crate::chart::{self, Manifest};
+use crate::cli::Global;
+use crate::cluster::{self, Cluster, detect};
+use crate::failure::{EXIT_CODES, Failure};
+use crate::progress::step;
+use crate::release::{History, Release};
+use crate::settings::{self, Settings};
+use crate::status;
+
+const EXAMPLES: &str = "\
+Examples:
+  seta install
+  seta install --set ipv6NativeRoutingCIDR=fd00:10::/32 --set debug.enabled=true --wait
+  seta install -f values.yaml --dry-run | kubectl diff -f -
+
+What --set takes are the names of the Helm chart of Cilium. A name that does not exist is an error that suggests the
+nearest; one that is not implemented yet is refused with the reason. The same chart lies in deploy/chart, for
+`helm install cilium deploy/chart -n kube-system`.";
+
+/// Flags of `seta install`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Print the objects instead of applying them
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the values, the detected ones among them, instead of applying anything
+    #[arg(long, conflicts_with = "dry_run")]
+    dry_run_helm_values: bool,
+    /// Wait until every agent is ready
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    wait_duration: Duration,
+    /// Take over objects that another installation made
+    #[arg(long)]
+    force: bool,
+}
+
+/// A duration as Go and Cilium spell it: 90s, 5m, 1h30m.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    model::config::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration; write 90s, 5m or 1h30m"))
+}
+
+/// Runs `seta install`.
+pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let mut user = arguments.settings.read()?;
+    // A mistake in the values is told before the cluster is asked anything.
+    settings::complete(&user)?;
+    let cluster = cluster::connect(global).await?;
+    let facts = detect::facts(&cluster).await.context("looking at the cluster")?;
+    for line in detect::autodetect(&facts, &mut user) {
+        eprintln!("{line}");
+    }
+    let values = settings::complete(&user)?;
+    object_to(&facts, &values)?;
+    if arguments.dry_run_helm_values {
+        print!("{}", serde_saphyr::to_string(&user)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let history = History::of(&cluster);
+    let last = history.last().await?;
+    let revision = last.as_ref().map_or(1, |last| last.revision() + 1);
+    let manifests = render(&cluster, &values, revision)?;
+    if arguments.dry_run {
+        print!("{}", chart::stream(&manifests));
+        return Ok(ExitCode::SUCCESS);
+    }
+    refuse_others(&cluster, last.as_ref(), arguments.force).await?;
+
+    step("ℹ️ ", format_args!("Using Seta {}", env!("CARGO_PKG_VERSION")));
+    let plan = Plan { cluster: &cluster, history: &history, user: &user, manifests: &manifests, last: last.as_ref() };
+    deploy(plan, revision, arguments.force).await?;
+    step("✅", format_args!("Seta was installed in namespace {}", cluster.namespace));
+    if arguments.wait {
+        return status::wait(&cluster, arguments.wait_duration).await;
+    }
+    eprintln!("   `seta status --wait` waits until every agent is ready");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses values that cannot work on this cluster.
+pub(crate) fn object_to(facts: &detect::Facts, values: &Value) -> anyhow::Result<()> {
+    let objections = detect::objections(facts, values);
+    if objections.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("this cannot work here, nothing was changed:\n  {}", objections.join("\n  "))).into())
+}
+
+/// Renders the chart, and has the agent's own parser read what it would be given.
+pub(crate) fn render(cluster: &Cluster, values: &Value, revision: u32) -> anyhow::Result<Vec<Manifest>> {
+    let manifests = chart::render(values, chart::Release { namespace: &cluster.namespace, revision })?;
+    let config = chart::config(&manifests);
+    let (_, warnings) = AgentConfig::parse(&config).map_err(|problems| Failure::Usage(problems.to_string()))?;
+    let inactive = settings::not_active(&config)?;
+    for entry in &inactive {
+        step("⚠️ ", format_args!("{}={} is accepted and not active yet: {}", entry.path, entry.when, entry.text));
+    }
+    for warning in warnings {
+        let told = matches!(&warning, Warning::NotInEffect { key, .. } if inactive.iter().any(|entry| entry.key == *key));
+        if !told {
+            step("⚠️ ", warning);
+        }
+    }
+    Ok(manifests)
+}
+
+/// Two installations under the same names would fight.
+async fn refuse_others(cluster: &Cluster, last: Option<&Release>, force: bool) -> anyhow::Result<()> {
+    if let Some(last) = last {
+        if last.is_ours() && last.status() == "deployed" {
+            return Err(Failure::Usage(format!(
+                "Seta is installed already (revision {}); change it with `seta upgrade`",
+                last.revision()
+            ))
+            .into());
+        }
+        if !last.is_ours() && !force {
+            return Err(Failure::Usage(format!(
+                "Cilium {} is installed as Helm release `cilium` in namespace {}; remove it first (`helm uninstall cilium -n {1}`), or take its objects over with --force",
+                last.chart_version(),
+                cluster.namespace,
+            ))
+            .into());
+        }
+        return Ok(());
+    }
+    let daemonsets = Api::<DaemonSet>::namespaced(cluster.client.clone(), &cluster.namespace);
+    if let Some(found) = daemonsets.get_opt("cilium").await?
+        && !force
+    {
+        let image = found
+            .spec
+            .and_then(|spec| spec.template.spec)
+            .and_then(|pod| pod.containers.into_iter().next())
+            .and_then(|container| container.image)
+            .unwrap_or_else(|| "unknown".to_owned());
+        return Err(Failure::Usage(format!(
+            "there is a DaemonSet `cilium` in namespace {} (image {image}) that was not installed by `seta install`; remove it first, or take it over with --force",
+            cluster.namespace
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+/// What is to be deployed, and what it follows.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    /// Where.
+    pub(crate) cluster: &'a Cluster,
+    /// Where the release is remembered.
+    pub(crate) history: &'a History,
+    /// What the user set.
+    pub(crate) user: &'a Value,
+    /// The objects.
+    pub(crate) manifests: &'a [Manifest],
+    /// The revision before.
+    pub(crate) last: Option<&'a Release>,
+}
+
+/// Brings a revision to the cluster. Everything is checked by the API server before anything is changed; the revision
+/// is remembered as pending before, and as deployed or failed after.
+pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow::Result<()> {
+    let Plan { cluster, history, user, manifests, last } = plan;
+    let applier = Applier::new(cluster.client.clone(), &cluster.namespace, force);
+    for manifest in manifests {
+        applier.check(&manifest.object).await.context("nothing was changed")?;
+    }
+    let now = Timestamp::now().to_string();
+    let release = Release::new(&cluster.namespace, revision, user, manifests, last.and_then(Release::first_deployed), &now)?;
+    history.create(&release).await.context("nothing was changed")?;
+
+    let previous = last.map(Release::objects).unwrap_or_default();
+    let mut done = Vec::new();
+    match apply_all(&applier, manifests, &previous, &mut done).await {
+        Ok(()) => Ok(history.deployed(release).await?),
+        Err(error) => {
+            // The first error is the one to tell; that the release could not be marked as failed changes nothing.
+            let _ = history.update(&release.with_status("failed", &format!("{error:#}"))).await;
+            let done = if done.is_empty() { "nothing".to_owned() } else { done.join(", ") };
+            Err(error.context(format!(
+                "changed so far: {done}. Correct the cause and run the command again, or undo with `seta uninstall`"
+            )))
+        }
+    }
+}
+
+async fn apply_all(
+    applier: &Applier,
+    manifests: &[Manifest],
+    previous: &[Value],
+    done: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    let same = |one: &Value, other: &Value| {
+        one["kind"] == other["kind"] && one["metadata"]["name"] == other["metadata"]["name"]
+    };
+    for manifest in manifests {
+        let object = &manifest.object;
+        let name = describe(object);
+        let change = applier.apply(object, previous.iter().find(|old| same(old, object))).await?;
+        match change {
+            Change::Created => step("🚀", format_args!("Created {name}")),
+            Change::Configured => step("🔧", format_args!("Changed {name}")),
+            Change::Unchanged => {}
+        }
+        if change != Change::Unchanged {
+            done.push(name);
+        }
+    }
+    for old in previous {
+        if !manifests.iter().any(|manifest| same(&manifest.object, old)) && applier.delete(old).await? {
+            let name = describe(old);
+            step("🔥", format_args!("Deleted {name}"));
+            done.push(name);
+        }
+    }
+    Ok(())
+}
+
+/// The values of a release that is there, for `upgrade` and for `config`.
+pub(crate) fn installed(last: Option<Release>) -> anyhow::Result<Release> {
+    let last = last.ok_or_else(|| anyhow!("Seta is not installed here; install it with `seta install`"))?;
+    if last.is_ours() {
+        Ok(last)
+    } else {
+        Err(anyhow!("the Helm release `cilium` is Cilium {}, not Seta", last.chart_version()))
+    }
+}

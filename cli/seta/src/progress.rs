@@ -1,0 +1,42 @@
+//! What people see while they wait: one line per step, led by a sign, as the cilium CLI has it. It goes to standard
+//! error, so that output for programs stays clean.
+
+use std::io::{IsTerminal as _, Write as _};
+
+/// A step is told.
+pub(crate) fn step(sign: &str, text: impl std::fmt::Display) {
+    eprintln!("{sign} {text}");
+}
+
+/// A line that says what is waited for. On a terminal it is replaced by the next one; elsewhere a line is only
+/// printed when it differs from the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    last: String,
+}
+
+impl Waiting {
+    /// Says what is waited for now.
+    pub(crate) fn say(&mut self, text: &str) {
+        let mut out = std::io::stderr().lock();
+        // Nothing can be done about a terminal that went away.
+        let _ = if out.is_terminal() {
+            write!(out, "\r\x1b[K⌛ {text}").and_then(|()| out.flush())
+        } else if self.last == text {
+            Ok(())
+        } else {
+            writeln!(out, "⌛ {text}")
+        };
+        text.clone_into(&mut self.last);
+    }
+
+    /// Clears the line.
+    pub(crate) fn done(&mut self) {
+        let mut out = std::io::stderr().lock();
+        if out.is_terminal() && !self.last.is_empty() {
+            // Nothing can be done about a terminal that went away.
+            let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
+        }
+        self.last.clear();
+    }
+}

@@ -1,0 +1,209 @@
+//! Asks the cluster and every agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use api::StatusResponse;
+use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+
+use super::report::{Generation, PodsCount, Report, Workload};
+use crate::cluster::{Cluster, exec};
+use crate::release::History;
+use crate::settings;
+
+/// One agent has this long to say how it is.
+const AGENT_DEADLINE: Duration = Duration::from_secs(10);
+/// Agents that are asked at the same time.
+const AT_ONCE: usize = 16;
+
+/// The components that have pods: name and label.
+const COMPONENTS: [(&str, &str); 2] = [("cilium", "k8s-app=cilium"), ("cilium-operator", "io.cilium/app=operator")];
+
+/// Everything, measured now.
+pub(crate) async fn report(cluster: &Cluster) -> anyhow::Result<Report> {
+    let mut report = Report::default();
+    workloads(cluster, &mut report).await?;
+    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
+    for (component, label) in COMPONENTS {
+        let found = pods.list(&ListParams::default().labels(label)).await.context("listing pods")?.items;
+        for pod in &found {
+            component_pod(component, pod, &mut report);
+        }
+        if component == "cilium" {
+            agents(&pods, &found, &mut report).await;
+        }
+    }
+    report.pods_count = managed_pods(cluster).await?;
+    let release = History::of(cluster).last().await;
+    // Whether there is a release decides one line, and nothing else.
+    report.helm_chart_version = release.ok().flatten().map(|release| release.chart_version().to_owned()).unwrap_or_default();
+    configuration(cluster, &mut report).await?;
+    Ok(report)
+}
+
+async fn workloads(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    let daemonsets = Api::<DaemonSet>::namespaced(cluster.client.clone(), &cluster.namespace);
+    match daemonsets.get_opt("cilium").await.context("looking at DaemonSet cilium")? {
+        Some(found) => {
+            let status = found.status.unwrap_or_default();
+            let workload = Workload {
+                kind: "DaemonSet".to_owned(),
+                desired: status.desired_number_scheduled,
+                ready: status.number_ready,
+                available: status.number_available.unwrap_or_default(),
+                unavailable: status.number_unavailable.unwrap_or_default(),
+            };
+            let generation = Generation {
+                wanted: found.metadata.generation.unwrap_or_default(),
+                observed: status.observed_generation.unwrap_or_default(),
+                updated: status.updated_number_scheduled.unwrap_or_default(),
+            };
+            report.add_workload("cilium", workload, generation);
+        }
+        None => report.error("cilium", "cilium", "DaemonSet cilium does not exist; install it with `seta install`"),
+    }
+    let deployments = Api::<Deployment>::namespaced(cluster.client.clone(), &cluster.namespace);
+    match deployments.get_opt("cilium-operator").await.context("looking at Deployment cilium-operator")? {
+        Some(found) => {
+            let status = found.status.unwrap_or_default();
+            let workload = Workload {
+                kind: "Deployment".to_owned(),
+                desired: found.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+                ready: status.ready_replicas.unwrap_or_default(),
+                available: status.available_replicas.unwrap_or_default(),
+                unavailable: status.unavailable_replicas.unwrap_or_default(),
+            };
+            let generation = Generation {
+                wanted: found.metadata.generation.unwrap_or_default(),
+                observed: status.observed_generation.unwrap_or_default(),
+                updated: status.updated_replicas.unwrap_or_default(),
+            };
+            report.add_workload("cilium-operator", workload, generation);
+        }
+        None => report.error("cilium-operator", "cilium-operator", "Deployment cilium-operator does not exist"),
+    }
+    Ok(())
+}
+
+/// Counts a pod, and tells what its containers wait for.
+fn component_pod(component: &str, pod: &Pod, report: &mut Report) {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let status = pod.status.as_ref();
+    let leaving = pod.metadata.deletion_timestamp.is_some();
+    let phase = match status.and_then(|status| status.phase.as_deref()) {
+        _ if leaving => "Terminating",
+        Some(phase) => phase,
+        None => "Unknown",
+    };
+    *report.phase_count.entry(component.to_owned()).or_default().entry(phase.to_owned()).or_default() += 1;
+    for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+        let image = container.image.clone().unwrap_or_default();
+        *report.image_count.entry(component.to_owned()).or_default().entry(image).or_default() += 1;
+    }
+    if leaving {
+        report.warning(component, name, "the pod is being replaced");
+        return;
+    }
+    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    for container in containers {
+        let state = container.state.as_ref();
+        let waiting = state.and_then(|state| state.waiting.as_ref());
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
+        if !matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
+            let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+            report.error(component, name, format!("container {} waits: {reason} {message}", container.name).trim_end().to_owned());
+        }
+        let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        if let Some(ended) = ended.filter(|ended| ended.exit_code != 0 && !container.ready) {
+            let message = ended.message.as_deref().unwrap_or_default().trim();
+            report.error(
+                component,
+                name,
+                format!("container {} ended with {} before: {message}", container.name, ended.exit_code),
+            );
+        }
+    }
+}
+
+/// Asks every agent that runs.
+async fn agents(api: &Api<Pod>, pods: &[Pod], report: &mut Report) {
+    let running: Vec<String> = pods
+        .iter()
+        .filter(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
+        })
+        .filter_map(|pod| pod.metadata.name.clone())
+        .collect();
+    let answers: Vec<_> = futures::stream::iter(running)
+        .map(|pod| async move {
+            let command = ["cilium", "status", "-o", "json"];
+            let answer = exec::output(api, &pod, "cilium-agent", &command, AGENT_DEADLINE).await;
+            (pod, answer)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    for (pod, answer) in answers {
+        match answer {
+            Ok(text) => match serde_json::from_str::<StatusResponse>(&text) {
+                Ok(status) => report.add_agent(&pod, status),
+                Err(error) => report.error("cilium", &pod, format!("`cilium status -o json` is not readable: {error}")),
+            },
+            Err(error) => report.error("cilium", &pod, format!("asking the agent with `cilium status -o json`: {error}")),
+        }
+    }
+}
+
+/// Pods with a network of their own, and how many of them have a CiliumEndpoint.
+async fn managed_pods(cluster: &Cluster) -> anyhow::Result<PodsCount> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("cilium.io", "v2", "CiliumEndpoint"));
+    let endpoints = Api::<DynamicObject>::all_with(cluster.client.clone(), &resource);
+    let managed: BTreeSet<(String, String)> = match endpoints.list(&ListParams::default()).await {
+        Ok(list) => list
+            .into_iter()
+            .map(|endpoint| (endpoint.metadata.namespace.unwrap_or_default(), endpoint.metadata.name.unwrap_or_default()))
+            .collect(),
+        // The operator has not registered the type yet.
+        Err(kube::Error::Api(status)) if status.code == 404 => BTreeSet::new(),
+        Err(error) => return Err(error).context("listing CiliumEndpoints"),
+    };
+    let mut count = PodsCount::default();
+    for pod in Api::<Pod>::all(cluster.client.clone()).list(&ListParams::default()).await.context("listing pods")? {
+        let own_network = pod.spec.is_some_and(|spec| !spec.host_network.unwrap_or(false));
+        let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
+        if !own_network || matches!(phase.as_str(), "Succeeded" | "Failed") {
+            continue;
+        }
+        count.all += 1;
+        let name = (pod.metadata.namespace.unwrap_or_default(), pod.metadata.name.unwrap_or_default());
+        count.by_cilium += usize::from(managed.contains(&name));
+    }
+    Ok(count)
+}
+
+/// What the configuration asks for and does not get.
+async fn configuration(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    let maps = Api::<ConfigMap>::namespaced(cluster.client.clone(), &cluster.namespace);
+    let config = maps.get_opt("cilium-config").await.context("looking at ConfigMap cilium-config")?;
+    let config: BTreeMap<String, String> = config.and_then(|map| map.data).unwrap_or_default();
+    for entry in settings::not_active(&config)? {
+        report.configuration.push(format!("{}={} is not active yet: {}", entry.key, entry.when, entry.text));
+    }
+    let policies = Api::<NetworkPolicy>::all(cluster.client.clone()).list(&ListParams::default()).await;
+    match policies {
+        Ok(list) if !list.items.is_empty() => report.configuration.push(format!(
+            "{} NetworkPolicies exist and are not enforced yet: network policy comes with issue 5",
+            list.items.len()
+        )),
+        // A user who may not list them, or a server without the type, is no reason to fail.
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! What runs for as long as the agent does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s::Cluster;
+use loader::ConntrackGc;
+use netlink::{Monitor, MonitorEvent};
+use tokio::net::UnixListener;
+use tokio::sync::{Mutex, watch};
+
+use crate::agent::Agent;
+use crate::cluster::Feed;
+use crate::follow::Follower;
+use crate::kernel::POD_PREFIX;
+use crate::node::Publisher;
+use crate::reconcile::Reconciler;
+use crate::tasks::Tasks;
+use crate::{RECONCILE, cniconf, health, queue, rest};
+
+/// The task that catches up on queued deletes.
+pub(crate) const REPLAY: &str = "replay-deletes";
+/// The task that keeps the node's condition and taint.
+pub(crate) const MARK_READY: &str = "mark-node-ready";
+
+/// Everything is compared with the kernel and the API server anew this often, even when nothing seems to change.
+const RESYNC: Duration = Duration::from_secs(30);
+const SWEEP: Duration = Duration::from_secs(15);
+const REPLAY_PERIOD: Duration = Duration::from_secs(10);
+const CONNTRACK_PERIOD: Duration = Duration::from_secs(30);
+/// The condition and the configuration file are looked after this often.
+const ANNOUNCE_PERIOD: Duration = Duration::from_secs(60);
+/// Entries of a connection table that are looked at between two breaths.
+const CONNTRACK_BATCH: usize = 1024;
+/// Events that are taken from the ring at once.
+const EVENT_BATCH: usize = 256;
+/// Changes of routes come in crowds (every new link makes some); the first waits this long for the others.
+const CROWD: Duration = Duration::from_millis(500);
+
+/// What is served, and what looks after the datapath by itself. None of it needs the API server.
+pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: UnixListener, queued: PathBuf) {
+    let stop = tasks.stopping();
+    let (router, socket) = (rest::router(Arc::clone(agent)), Arc::new(Mutex::new(Some(socket))));
+    tasks.keep("serve-api", move || {
+        let (router, socket, stop) = (router.clone(), Arc::clone(&socket), stop.clone());
+        async move {
+            let listener = socket.lock().await.take().context("the socket is gone, the agent has to be restarted")?;
+            Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?)
+        }
+    });
+    let (own, port) = (Arc::clone(agent), agent.config.health_port);
+    tasks.keep("serve-health", move || health::serve_health(Arc::clone(&own), port));
+    if let Some(address) = agent.config.prometheus {
+        let own = Arc::clone(agent);
+        tasks.keep("serve-metrics", move || health::serve_metrics(Arc::clone(&own), address));
+    }
+    let own = Arc::clone(agent);
+    tasks.keep("read-events", move || read_events(Arc::clone(&own)));
+    let own = Arc::clone(agent);
+    tasks.every("conntrack-gc", CONNTRACK_PERIOD, move || collect_connections(Arc::clone(&own)));
+    let own = Arc::clone(agent);
+    tasks.keep("follow-devices", move || follow_devices(Arc::clone(&own)));
+    let own = Arc::clone(agent);
+    tasks.every("sweep-endpoints", SWEEP, move || {
+        let agent = Arc::clone(&own);
+        async move {
+            agent.endpoints.sweep().await?;
+            agent.datapath.prune()?;
+            Ok(())
+        }
+    });
+    let own = Arc::clone(agent);
+    tasks.every(REPLAY, REPLAY_PERIOD, move || {
+        let (agent, queued) = (Arc::clone(&own), queued.clone());
+        async move { queue::replay(&queued, &agent.endpoints).await }
+    });
+}
+
+/// Keeps the view up to date. A watch that ends takes all with it and is started again.
+pub(crate) fn watch(
+    tasks: &mut Tasks,
+    cluster: Cluster,
+    node: String,
+    feed: Arc<Mutex<Feed>>,
+    health: watch::Sender<std::collections::BTreeMap<k8s::Kind, k8s::WatchState>>,
+) {
+    tasks.keep("watch-cluster", move || {
+        let (cluster, node, feed, health) = (cluster.clone(), node.clone(), Arc::clone(&feed), health.clone());
+        async move {
+            let mut watches = cluster.watch(&node);
+            let mut states = watches.health();
+            let mut feed = feed.lock().await;
+            loop {
+                tokio::select! {
+                    input = watches.next() => feed.take(input?),
+                    changed = states.changed() => {
+                        changed.context("the watches have ended")?;
+                        health.send_replace(states.borrow_and_update().clone());
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Follows changes of pods and cluster.
+pub(crate) fn follow(
+    agent: &Arc<Agent>,
+    tasks: &mut Tasks,
+    reconciler: Arc<Reconciler>,
+    follower: Arc<Follower>,
+    publisher: Arc<Publisher>,
+) {
+    let changes = &agent.changed;
+    tasks.follow(RECONCILE, changes, RESYNC, move |whole| {
+        let reconciler = Arc::clone(&reconciler);
+        async move { reconciler.run(whole).await }
+    });
+    let own = Arc::clone(&follower);
+    tasks.follow("sync-identities", changes, RESYNC, move |_| {
+        let follower = Arc::clone(&own);
+        async move { follower.identities().await }
+    });
+    // Nobody to publish to when the agent is alone.
+    if agent.watches.is_some() {
+        tasks.follow("publish-endpoints", changes, RESYNC, move |whole| {
+            let follower = Arc::clone(&follower);
+            async move { follower.publish(whole).await }
+        });
+        tasks.follow("publish-node", changes, RESYNC, move |_| {
+            let publisher = Arc::clone(&publisher);
+            async move { publisher.run().await }
+        });
+    }
+    let own = Arc::clone(agent);
+    tasks.every(MARK_READY, ANNOUNCE_PERIOD, move || {
+        let agent = Arc::clone(&own);
+        async move {
+            if let Some(path) = &agent.cni_conf {
+                cniconf::write(path, agent.config.cni_exclusive)?;
+            }
+            agent.registry.mark_ready(&agent.node).await
+        }
+    });
+}
+
+async fn read_events(agent: Arc<Agent>) -> anyhow::Result<()> {
+    let mut reader = agent.datapath.events()?;
+    let (mut events, mut malformed) = (Vec::with_capacity(EVENT_BATCH), 0);
+    loop {
+        reader.read(&mut events, EVENT_BATCH).await?;
+        for event in events.drain(..) {
+            agent.events.record(&event);
+        }
+        agent.events.unknown(reader.malformed() - malformed);
+        malformed = reader.malformed();
+    }
+}
+
+/// Removes expired connections, so that the tables show what there is and the oldest living ones are not pushed out.
+async fn collect_connections(agent: Arc<Agent>) -> anyhow::Result<()> {
+    for table in [agent.datapath.ct_tcp(), agent.datapath.ct_any()] {
+        let mut pass = ConntrackGc::new(table, CONNTRACK_BATCH);
+        while pass.step(loader::monotonic_ns())? {
+            tokio::task::yield_now().await;
+        }
+        let report = pass.report();
+        tracing::debug!(table = table.name(), seen = report.seen, removed = report.removed, "connections collected");
+    }
+    Ok(())
+}
+
+/// Wakes the reconciler when addresses or routes of the node change.
+async fn follow_devices(agent: Arc<Agent>) -> anyhow::Result<()> {
+    let mut monitor = Monitor::open()?;
+    loop {
+        match monitor.next().await? {
+            // Links of pods come and go with ADD and DEL, which do their own work.
+            MonitorEvent::Link(link) | MonitorEvent::LinkGone(link) if link.name.starts_with(POD_PREFIX) => {}
+            MonitorEvent::Address(address) | MonitorEvent::AddressGone(address) if !address.global => {}
+            MonitorEvent::Routes => {
+                let rest = async { while monitor.next().await.is_ok() {} };
+                // Running into the deadline is the ordinary end.
+                let _ = tokio::time::timeout(CROWD, rest).await;
+                agent.changed.touch();
+            }
+            _ => agent.changed.touch(),
+        }
+    }
+}

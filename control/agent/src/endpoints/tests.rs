@@ -1,0 +1,1 @@
+//! ADD, DEL, CHECK and GC against a kernel in memory that can be told to fail.

@@ -1,0 +1,45 @@
+//! The TCP servers: `/healthz` on the loopback addresses for the kubelet, `/metrics` for Prometheus.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::agent::Agent;
+use crate::metrics;
+
+/// Serves `/healthz` on both loopback addresses, as far as the node has them.
+pub(crate) async fn serve_health(agent: Arc<Agent>, port: u16) -> anyhow::Result<()> {
+    let health = async move || match agent.ready() {
+        Some(_) => (StatusCode::OK, "ok\n"),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+    };
+    let router = Router::new().route("/healthz", get(health));
+    let v6 = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await;
+    let v4 = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
+    let context = || format!("listening on port {port} of the loopback addresses");
+    match (v6, v4) {
+        (Ok(v6), Ok(v4)) => {
+            tokio::try_join!(axum::serve(v6, router.clone()).into_future(), axum::serve(v4, router).into_future())
+                .map(drop)
+                .with_context(context)
+        }
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => axum::serve(one, router).await.with_context(context),
+        (Err(error), Err(_)) => Err(error).with_context(context),
+    }
+}
+
+/// Serves `/metrics`.
+pub(crate) async fn serve_metrics(agent: Arc<Agent>, address: SocketAddr) -> anyhow::Result<()> {
+    let collect = async move || {
+        let text = metrics::text(&metrics::collect(&agent));
+        ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+    };
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+    axum::serve(listener, Router::new().route("/metrics", get(collect))).await.context("serving metrics")
+}

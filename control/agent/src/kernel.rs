@@ -1,0 +1,178 @@
+//! The kernel, as far as pods and tables are concerned. The trait exists so that the steps of ADD and the reconciler
+//! can be made to fail in tests, one by one; [`Linux`] is the real one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use abi::{Addr, Peer};
+use futures::future::BoxFuture;
+use loader::{AttachError, Datapath, TableError};
+use netlink::{Netlink, NetlinkError, Netns, NetnsError, PodDevices, PodError, PodNetwork, Sysctls};
+
+/// Host-side devices of pods begin with this.
+pub(crate) const POD_PREFIX: &str = "lxc";
+
+/// The kernel refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KernelError {
+    /// The pod's link could not be made.
+    #[error(transparent)]
+    Pod(#[from] PodError),
+    /// Links could not be read or deleted.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The pod's namespace could not be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// A table could not be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A program could not be attached or detached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+impl KernelError {
+    /// A device of that name is there already.
+    #[must_use]
+    pub(crate) fn is_exists(&self) -> bool {
+        match self {
+            Self::Pod(PodError::Link(error)) | Self::Netlink(error) => error.is_exists(),
+            _ => false,
+        }
+    }
+}
+
+type Answer<T> = Result<T, KernelError>;
+
+/// What ADD, DEL, CHECK and the reconciler do to the kernel. Every removal is idempotent.
+pub(crate) trait Kernel: Send + Sync + 'static {
+    /// Makes the link of a pod; nothing is left behind on failure.
+    fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Answer<PodDevices>>;
+    /// Deletes a link and its other end.
+    fn delete_link<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Answer<bool>>;
+    /// Name and index of every host-side pod device.
+    fn pod_links(&self) -> BoxFuture<'_, Answer<BTreeMap<String, u32>>>;
+    /// Addresses of a device inside a namespace, without link-local ones.
+    fn pod_addresses<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Vec<IpAddr>>>;
+    /// Attaches the programs of a pod to its host-side device.
+    fn attach_pod(&self, ifindex: u32) -> Answer<()>;
+    /// Detaches them.
+    fn detach_pod(&self, ifindex: u32) -> Answer<()>;
+    /// Indexes of the devices that have the programs of a pod now.
+    fn attached_pods(&self) -> Answer<Vec<u32>>;
+    /// Writes an entry of the device table.
+    fn set_device(&self, ifindex: u32, addr: Addr) -> Answer<()>;
+    /// Removes one.
+    fn remove_device(&self, ifindex: u32) -> Answer<()>;
+    /// The device table.
+    fn devices(&self) -> Answer<BTreeMap<u32, Addr>>;
+    /// Writes an entry of the endpoint table.
+    fn set_endpoint(&self, addr: Addr, endpoint: abi::Endpoint) -> Answer<()>;
+    /// Removes one.
+    fn remove_endpoint(&self, addr: Addr) -> Answer<()>;
+    /// The endpoint table.
+    fn endpoints(&self) -> Answer<BTreeMap<Addr, abi::Endpoint>>;
+    /// Writes an entry of the identity table.
+    fn set_peer(&self, addr: Addr, peer: Peer) -> Answer<()>;
+    /// Removes one.
+    fn remove_peer(&self, addr: Addr) -> Answer<()>;
+    /// The identity table.
+    fn peers(&self) -> Answer<BTreeMap<Addr, Peer>>;
+}
+
+/// The running kernel.
+pub(crate) struct Linux {
+    /// The node's namespace.
+    pub(crate) netlink: Netlink,
+    /// Settings of the node and, seen from a thread inside, of pods.
+    pub(crate) sysctls: Sysctls,
+    /// Programs and tables.
+    pub(crate) datapath: Arc<Datapath>,
+}
+
+impl Kernel for Linux {
+    fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Answer<PodDevices>> {
+        Box::pin(async move {
+            let netns = Netns::open(netns)?;
+            Ok(netlink::configure_pod(&self.netlink, &netns, &self.sysctls, want).await?)
+        })
+    }
+
+    fn delete_link<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Answer<bool>> {
+        Box::pin(async move { Ok(self.netlink.delete_link(name).await?) })
+    }
+
+    fn pod_links(&self) -> BoxFuture<'_, Answer<BTreeMap<String, u32>>> {
+        Box::pin(async move {
+            let links = self.netlink.links().await?.into_iter();
+            Ok(links.filter(|link| link.name.starts_with(POD_PREFIX)).map(|link| (link.name, link.index)).collect())
+        })
+    }
+
+    fn pod_addresses<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Vec<IpAddr>>> {
+        Box::pin(async move {
+            let inside = Netlink::open_in(&Netns::open(netns)?).await?;
+            let index = inside.link_by_name(device).await?.index;
+            let addresses = inside.addresses().await?.into_iter();
+            Ok(addresses.filter(|a| a.device == index && a.global).map(|address| address.net.addr()).collect())
+        })
+    }
+
+    fn attach_pod(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.attach_pod(ifindex)?;
+        Ok(())
+    }
+
+    fn detach_pod(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.detach(ifindex)?;
+        Ok(())
+    }
+
+    fn attached_pods(&self) -> Answer<Vec<u32>> {
+        let attachments = self.datapath.attachments()?.into_iter();
+        let pods = attachments.filter(|attachment| attachment.program == abi::names::FROM_POD);
+        Ok(pods.filter_map(|attachment| attachment.ifindex).collect())
+    }
+
+    fn set_device(&self, ifindex: u32, addr: Addr) -> Answer<()> {
+        Ok(self.datapath.devices().insert(&ifindex, &addr)?)
+    }
+
+    fn remove_device(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.devices().remove(&ifindex)?;
+        Ok(())
+    }
+
+    fn devices(&self) -> Answer<BTreeMap<u32, Addr>> {
+        Ok(self.datapath.devices().dump()?)
+    }
+
+    fn set_endpoint(&self, addr: Addr, endpoint: abi::Endpoint) -> Answer<()> {
+        Ok(self.datapath.endpoints().insert(&addr, &endpoint)?)
+    }
+
+    fn remove_endpoint(&self, addr: Addr) -> Answer<()> {
+        self.datapath.endpoints().remove(&addr)?;
+        Ok(())
+    }
+
+    fn endpoints(&self) -> Answer<BTreeMap<Addr, abi::Endpoint>> {
+        Ok(self.datapath.endpoints().dump()?)
+    }
+
+    fn set_peer(&self, addr: Addr, peer: Peer) -> Answer<()> {
+        Ok(self.datapath.ipcache().insert(&addr, &peer)?)
+    }
+
+    fn remove_peer(&self, addr: Addr) -> Answer<()> {
+        self.datapath.ipcache().remove(&addr)?;
+        Ok(())
+    }
+
+    fn peers(&self) -> Answer<BTreeMap<Addr, Peer>> {
+        Ok(self.datapath.ipcache().dump()?)
+    }
+}

@@ -1,0 +1,71 @@
+//! What this node publishes about itself: its `CiliumNode`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+use model::inputs::{AddressType, CiliumNode, Node};
+
+use crate::endpoints::Endpoints;
+use crate::registry::Registry;
+use crate::view::SharedView;
+
+/// Publishes the node whenever its object is not as it should be.
+pub(crate) struct Publisher {
+    /// Name of this node.
+    pub(crate) name: String,
+    /// What is known of the cluster.
+    pub(crate) view: SharedView,
+    /// Router addresses and blocks.
+    pub(crate) endpoints: Arc<Endpoints>,
+    /// Where it is published.
+    pub(crate) registry: Arc<dyn Registry>,
+    /// Identifies the boot of the machine.
+    pub(crate) boot_id: String,
+}
+
+impl Publisher {
+    /// Publishes if needed. Fails when the node's blocks are others than those the agent started with, as addresses,
+    /// router and programs are made for these.
+    pub(crate) async fn run(&self) -> anyhow::Result<()> {
+        let node = self.view.lock().node.clone();
+        let node = node.with_context(|| format!("there is no Node {}", self.name))?;
+        let (routers, blocks) = {
+            let store = self.endpoints.store();
+            (store.routers().to_vec(), store.ipam.blocks().collect::<Vec<_>>())
+        };
+        let wanted = object(&node, &routers, &blocks, &self.boot_id);
+        let shown = self.view.lock().nodes.get(&self.name) == Some(&wanted);
+        if !shown {
+            self.registry.publish_node(&wanted).await?;
+        }
+        let families = &self.endpoints.settings().families;
+        let given = blocks_of(&node, families);
+        if given != blocks {
+            bail!("the node's pod CIDRs are now {given:?}; the agent goes on with {blocks:?} until it is restarted");
+        }
+        Ok(())
+    }
+}
+
+/// The pod CIDRs of the families that are on.
+#[must_use]
+pub(crate) fn blocks_of(node: &Node, families: &[model::addr::Family]) -> Vec<IpNet> {
+    let on = |block: &&IpNet| families.contains(&model::addr::Family::of(block.network()));
+    node.pod_cidrs.iter().filter(on).map(IpNet::trunc).collect()
+}
+
+fn object(node: &Node, routers: &[IpAddr], blocks: &[IpNet], boot_id: &str) -> CiliumNode {
+    let internal = node.internal_ips.iter().map(|ip| (AddressType::InternalIP, *ip));
+    let external = node.external_ips.iter().map(|ip| (AddressType::ExternalIP, *ip));
+    let routers = routers.iter().map(|ip| (AddressType::CiliumInternalIP, *ip));
+    CiliumNode {
+        name: node.name.clone(),
+        node_uid: node.uid.clone(),
+        addresses: internal.chain(external).chain(routers).collect(),
+        pod_cidrs: blocks.to_vec(),
+        health_ips: Vec::new(),
+        boot_id: boot_id.to_owned(),
+    }
+}

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
-use crate::{config, install, status, uninstall, upgrade, version};
+use crate::{config, dbg, install, node_cleanup, status, uninstall, upgrade, version};
 
 const EXAMPLES: &str = "\
 A first walk, on one Linux machine:
@@ -77,6 +77,13 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// The operator: what one per cluster does
+    Operator(operator::Args),
+    /// Look into the agent of this node; `cilium` and `cilium-dbg` inside its pod
+    Dbg(dbg::Args),
+    /// Take away what the agent left on this node
+    #[command(hide = true)]
+    NodeCleanup(node_cleanup::Arguments),
     /// The CNI plugin, as a container runtime calls it
     #[command(hide = true)]
     Cni,

@@ -149,7 +149,8 @@ async fn refuse_others(cluster: &Cluster, last: Option<&Release>, force: bool) -
     {
         let image = found
             .spec
-            .and_then(|spec| spec.template.spec)
+            .template
+            .spec
             .and_then(|pod| pod.containers.into_iter().next())
             .and_then(|container| container.image)
             .unwrap_or_else(|| "unknown".to_owned());

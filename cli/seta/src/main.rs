@@ -10,8 +10,10 @@ mod chart;
 mod cli;
 mod cluster;
 mod config;
+mod dbg;
 mod failure;
 mod install;
+mod node_cleanup;
 mod progress;
 mod release;
 mod settings;
@@ -56,7 +58,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
         Command::Lab(command) => lab::run(command),
+        Command::Operator(arguments) => operator::run(arguments),
+        Command::Dbg(arguments) => dbg::run(arguments),
         Command::Cni => Ok(cni::run()),
+        Command::NodeCleanup(arguments) => block_on(node_cleanup::run(arguments)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "seta", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

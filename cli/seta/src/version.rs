@@ -77,7 +77,7 @@ async fn running(global: &Global) -> Result<BTreeMap<String, String>, String> {
         let cluster = cluster::connect(global).await.map_err(|error| format!("{error:#}"))?;
         let daemonsets = Api::<DaemonSet>::namespaced(cluster.client.clone(), &cluster.namespace);
         let found = daemonsets.get_opt("cilium").await.map_err(|error| error.to_string())?;
-        let containers = found.and_then(|found| found.spec?.template.spec).map(|pod| pod.containers).unwrap_or_default();
+        let containers = found.and_then(|found| found.spec.template.spec).map(|pod| pod.containers).unwrap_or_default();
         Ok(containers.into_iter().map(|container| (container.name, container.image.unwrap_or_default())).collect())
     };
     tokio::time::timeout(DEADLINE, ask)

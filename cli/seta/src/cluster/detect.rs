@@ -52,7 +52,7 @@ fn api_server(slices: &[EndpointSlice]) -> Option<(String, i32)> {
     let mut found: Vec<(String, i32)> = Vec::new();
     for slice in slices {
         let port = slice.ports.iter().flatten().find_map(|port| port.port);
-        for endpoint in &slice.endpoints {
+        for endpoint in slice.endpoints.iter().flatten() {
             let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
             if let (true, Some(address), Some(port)) = (ready, endpoint.addresses.first(), port) {
                 found.push((address.clone(), port));

@@ -74,7 +74,7 @@ async fn workloads(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()>
             let status = found.status.unwrap_or_default();
             let workload = Workload {
                 kind: "Deployment".to_owned(),
-                desired: found.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+                desired: found.spec.replicas.unwrap_or(1),
                 ready: status.ready_replicas.unwrap_or_default(),
                 available: status.available_replicas.unwrap_or_default(),
                 unavailable: status.unavailable_replicas.unwrap_or_default(),

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 
@@ -30,7 +32,12 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
-        let answers = self.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default())).await?;
+        let answers = self
+            .dump(
+                "list addresses",
+                RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+            )
+            .await?;
         Ok(answers
             .iter()
             .filter_map(|answer| match answer {
@@ -47,7 +54,13 @@ impl Netlink {
     /// [`NetlinkError`].
     pub async fn add_address(&self, device: u32, net: IpNet) -> Result<(), NetlinkError> {
         let message = RouteNetlinkMessage::NewAddress(address_message(device, net));
-        self.change("add address", || format!("{net} to link {device}"), message, NLM_F_CREATE | NLM_F_REPLACE).await
+        self.change(
+            "add address",
+            || format!("{net} to link {device}"),
+            message,
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
     }
 
     /// Removes an address. `Ok(false)`: it was not there.
@@ -56,7 +69,10 @@ impl Netlink {
     /// [`NetlinkError`].
     pub async fn delete_address(&self, device: u32, net: IpNet) -> Result<bool, NetlinkError> {
         let message = RouteNetlinkMessage::DelAddress(address_message(device, net));
-        match self.change("delete address", || format!("{net} of link {device}"), message, 0).await {
+        match self
+            .change("delete address", || format!("{net} of link {device}"), message, 0)
+            .await
+        {
             Ok(()) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
@@ -69,15 +85,19 @@ impl Netlink {
     /// [`NetlinkError::NotFound`] when it has none.
     pub async fn global_address(&self, device: u32) -> Result<IpAddr, NetlinkError> {
         let addresses = self.addresses().await?;
-        first_global(&addresses, device)
-            .ok_or_else(|| NetlinkError::NotFound { kind: "global address of link", name: device.to_string() })
+        first_global(&addresses, device).ok_or_else(|| NetlinkError::NotFound {
+            kind: "global address of link",
+            name: device.to_string(),
+        })
     }
 }
 
 fn first_global(addresses: &[Address], device: u32) -> Option<IpAddr> {
     let mut usable = addresses
         .iter()
-        .filter(|address| address.device == device && address.global && !address.tentative && !address.deprecated)
+        .filter(|address| {
+            address.device == device && address.global && !address.tentative && !address.deprecated
+        })
         .map(|address| address.net.addr());
     let first = usable.clone().find(IpAddr::is_ipv6);
     first.or_else(|| usable.next())
@@ -88,7 +108,11 @@ fn address_message(device: u32, net: IpNet) -> AddressMessage {
     message.header.index = device;
     message.header.prefix_len = net.prefix_len();
     message.header.scope = AddressScope::Universe;
-    message.header.family = if net.addr().is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.family = if net.addr().is_ipv6() {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
     let mut flags = AddressFlags::Noprefixroute;
     if net.addr().is_ipv6() {
         flags |= AddressFlags::Nodad;
@@ -130,16 +154,31 @@ mod tests {
     use super::*;
 
     fn address(device: u32, net: &str) -> Address {
-        Address { device, net: net.parse().unwrap(), global: true, tentative: false, deprecated: false }
+        Address {
+            device,
+            net: net.parse().unwrap(),
+            global: true,
+            tentative: false,
+            deprecated: false,
+        }
     }
 
     #[test]
     fn the_first_usable_ipv6_address_represents_a_device() {
         let mut addresses = vec![
-            Address { global: false, ..address(2, "fe80::1/64") },
+            Address {
+                global: false,
+                ..address(2, "fe80::1/64")
+            },
             address(2, "192.0.2.1/24"),
-            Address { tentative: true, ..address(2, "2001:db8::1/64") },
-            Address { deprecated: true, ..address(2, "2001:db8::2/64") },
+            Address {
+                tentative: true,
+                ..address(2, "2001:db8::1/64")
+            },
+            Address {
+                deprecated: true,
+                ..address(2, "2001:db8::2/64")
+            },
             address(3, "2001:db8::3/64"),
             address(2, "2001:db8::4/64"),
         ];

@@ -34,6 +34,12 @@ pub enum NetlinkError {
         /// The deadline.
         after: Duration,
     },
+    /// What was to be listed kept changing.
+    #[error("cannot {operation}: they change all the time")]
+    Unstable {
+        /// What was asked.
+        operation: &'static str,
+    },
     /// The connection to the kernel has ended.
     #[error("the netlink connection is closed")]
     Closed,

@@ -3,11 +3,14 @@
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::sys::{Socket, TokioSocket, protocols::NETLINK_ROUTE};
 
 use crate::{NetlinkError, Netns};
@@ -16,22 +19,28 @@ use crate::{NetlinkError, Netns};
 /// waiting for ever while somebody else holds the kernel's routing lock.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How often a list is read again when something changed under the reading.
+const DUMP_TRIES: usize = 10;
+
 /// A connection to the kernel, bound to the network namespace it was opened in. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
     /// Keeps the task that reads the socket until the last clone is gone.
-    _reader: Arc<Reader>,
+    reader: Arc<Reader>,
 }
 
 /// The task that moves messages between the socket and the requests. When it ends for whatever reason, requests
 /// answer with [`NetlinkError::Closed`].
 #[derive(Debug)]
-struct Reader(tokio::task::JoinHandle<()>);
+struct Reader {
+    task: tokio::task::JoinHandle<()>,
+    closed: Arc<AtomicBool>,
+}
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -49,13 +58,29 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Netns`], [`NetlinkError::Open`].
     pub async fn open_in(netns: &Netns) -> Result<Self, NetlinkError> {
-        let socket = netns.run(|| Socket::new(NETLINK_ROUTE)).await?.map_err(NetlinkError::Open)?;
+        let socket = netns
+            .run(|| Socket::new(NETLINK_ROUTE))
+            .await?
+            .map_err(NetlinkError::Open)?;
         Self::from_socket(socket)
     }
 
     pub(crate) fn from_socket(socket: Socket) -> Result<Self, NetlinkError> {
         let (connection, handle, _unsolicited) = rtnetlink::from_socket(tokio_socket(socket)?);
-        Ok(Self { handle, _reader: Arc::new(Reader(tokio::spawn(connection))) })
+        let closed = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn({
+            let closed = Arc::clone(&closed);
+            let mut connection = Box::pin(connection);
+            async move {
+                connection.as_mut().await;
+                // Told before the connection is dropped and ends the streams of its requests.
+                closed.store(true, Ordering::Release);
+            }
+        });
+        Ok(Self {
+            handle,
+            reader: Arc::new(Reader { task, closed }),
+        })
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -66,7 +91,9 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), NetlinkError> {
-        self.exchange(operation, subject, message, NLM_F_ACK | flags).await.map(drop)
+        self.exchange(operation, subject, message, NLM_F_ACK | flags)
+            .await
+            .map(drop)
     }
 
     /// Asks for everything of a kind.
@@ -75,7 +102,15 @@ impl Netlink {
         operation: &'static str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        self.exchange(operation, String::new, message, NLM_F_DUMP).await
+        for _ in 0..DUMP_TRIES {
+            let answers = self
+                .exchange(operation, String::new, message.clone(), NLM_F_DUMP)
+                .await?;
+            if !answers.interrupted {
+                return Ok(answers.messages);
+            }
+        }
+        Err(NetlinkError::Unstable { operation })
     }
 
     /// Sends one request and collects the answers until the kernel says that there are no more.
@@ -85,34 +120,53 @@ impl Netlink {
         subject: impl Fn() -> String,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    ) -> Result<Answers, NetlinkError> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | flags;
-        let mut answers = self.handle.clone().request(message).map_err(|_| NetlinkError::Closed)?;
+        let mut stream = self
+            .handle
+            .clone()
+            .request(message)
+            .map_err(|_| NetlinkError::Closed)?;
         let collect = async {
-            let mut collected = Vec::new();
-            let mut acknowledged = flags & NLM_F_ACK == 0;
-            while let Some(answer) = answers.next().await {
+            let mut answers = Answers::default();
+            while let Some(answer) = stream.next().await {
+                answers.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
                 match answer.payload {
                     NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(NetlinkError::Refused { operation, subject: subject(), source: error.to_io() });
+                        return Err(NetlinkError::Refused {
+                            operation,
+                            subject: subject(),
+                            source: error.to_io(),
+                        });
                     }
-                    NetlinkPayload::Error(_) => acknowledged = true,
-                    NetlinkPayload::InnerMessage(inner) => collected.push(inner),
+                    NetlinkPayload::InnerMessage(inner) => answers.messages.push(inner),
                     _ => {}
                 }
             }
-            // The stream also ends when the connection does.
-            if acknowledged || !collected.is_empty() || self.is_open() { Ok(collected) } else { Err(NetlinkError::Closed) }
+            // The stream ends after the last answer or acknowledgement, but also when the connection does.
+            if self.reader.closed.load(Ordering::Acquire) {
+                Err(NetlinkError::Closed)
+            } else {
+                Ok(answers)
+            }
         };
         tokio::time::timeout(DEADLINE, collect).await.unwrap_or_else(|_| {
-            Err(NetlinkError::Deadline { operation, subject: subject(), after: DEADLINE })
+            Err(NetlinkError::Deadline {
+                operation,
+                subject: subject(),
+                after: DEADLINE,
+            })
         })
     }
+}
 
-    fn is_open(&self) -> bool {
-        !self._reader.0.is_finished()
-    }
+/// What the kernel answered to one request.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) messages: Vec<RouteNetlinkMessage>,
+    /// Something changed while a list was read, so that it may have entries twice or not at all.
+    interrupted: bool,
 }
 
 /// Makes a socket, opened in whatever namespace, known to this thread's runtime.

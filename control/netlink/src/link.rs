@@ -42,7 +42,11 @@ impl FromStr for Mac {
             }
             *byte = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
         }
-        if parts.next().is_some() { Err(invalid()) } else { Ok(Self(bytes)) }
+        if parts.next().is_some() {
+            Err(invalid())
+        } else {
+            Ok(Self(bytes))
+        }
     }
 }
 
@@ -138,9 +142,20 @@ impl Netlink {
     }
 
     async fn one_link(&self, message: LinkMessage, name: &str) -> Result<Link, NetlinkError> {
-        let not_found = || NetlinkError::NotFound { kind: "link", name: name.to_owned() };
-        match self.exchange("get link", || name.to_owned(), RouteNetlinkMessage::GetLink(message), 0).await {
-            Ok(answers) => answers.iter().find_map(link_of).ok_or_else(not_found),
+        let not_found = || NetlinkError::NotFound {
+            kind: "link",
+            name: name.to_owned(),
+        };
+        match self
+            .exchange(
+                "get link",
+                || name.to_owned(),
+                RouteNetlinkMessage::GetLink(message),
+                0,
+            )
+            .await
+        {
+            Ok(answers) => answers.messages.iter().find_map(link_of).ok_or_else(not_found),
             Err(error) if error.errno() == Some(nix::libc::ENODEV) => Err(not_found()),
             Err(error) => Err(error),
         }
@@ -151,7 +166,12 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError::is_exists`] when one of the names is taken.
-    pub async fn add_veth(&self, one: &VethEnd<'_>, other: &VethEnd<'_>, mtu: u32) -> Result<(), NetlinkError> {
+    pub async fn add_veth(
+        &self,
+        one: &VethEnd<'_>,
+        other: &VethEnd<'_>,
+        mtu: u32,
+    ) -> Result<(), NetlinkError> {
         let mut message = veth_end(one, mtu);
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
@@ -173,9 +193,17 @@ impl Netlink {
     pub async fn add_bridge(&self, name: &str) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         let message = RouteNetlinkMessage::NewLink(message);
-        self.change("add bridge", || name.to_owned(), message, NLM_F_CREATE | NLM_F_EXCL).await
+        self.change(
+            "add bridge",
+            || name.to_owned(),
+            message,
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .await
     }
 
     /// Makes a device a port of a bridge, bond or VRF.
@@ -201,7 +229,8 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub async fn set_noarp(&self, index: u32, noarp: bool) -> Result<(), NetlinkError> {
-        self.set_flag("set noarp of link", index, LinkFlags::Noarp, noarp).await
+        self.set_flag("set noarp of link", index, LinkFlags::Noarp, noarp)
+            .await
     }
 
     async fn set_flag(
@@ -253,12 +282,25 @@ impl Netlink {
     /// [`NetlinkError`].
     pub async fn move_to(&self, index: u32, netns: &Netns) -> Result<(), NetlinkError> {
         let mut message = indexed(index);
-        message.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+        message
+            .attributes
+            .push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
         self.set_link("move link", index, message).await
     }
 
-    async fn set_link(&self, operation: &'static str, index: u32, message: LinkMessage) -> Result<(), NetlinkError> {
-        self.change(operation, || index.to_string(), RouteNetlinkMessage::SetLink(message), 0).await
+    async fn set_link(
+        &self,
+        operation: &'static str,
+        index: u32,
+        message: LinkMessage,
+    ) -> Result<(), NetlinkError> {
+        self.change(
+            operation,
+            || index.to_string(),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
+        .await
     }
 
     /// Deletes a device, and with it the other end of a pair. `Ok(false)`: it was not there.
@@ -268,7 +310,15 @@ impl Netlink {
     pub async fn delete_link(&self, name: &str) -> Result<bool, NetlinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        match self.change("delete link", || name.to_owned(), RouteNetlinkMessage::DelLink(message), 0).await {
+        match self
+            .change(
+                "delete link",
+                || name.to_owned(),
+                RouteNetlinkMessage::DelLink(message),
+                0,
+            )
+            .await
+        {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(nix::libc::ENODEV) => Ok(false),
             Err(error) => Err(error),
@@ -284,13 +334,17 @@ fn indexed(index: u32) -> LinkMessage {
 
 fn veth_end(end: &VethEnd<'_>, mtu: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(end.name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(end.name.to_owned()));
     message.attributes.push(LinkAttribute::Mtu(mtu));
     if let Some(mac) = end.mac {
         message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
     }
     if let Some(netns) = end.netns {
-        message.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+        message
+            .attributes
+            .push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
     }
     message
 }
@@ -321,7 +375,9 @@ impl Link {
                 LinkAttribute::Link(index) => link.peer = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
-                LinkAttribute::OperState(state) => link.running &= !matches!(state, State::Down | State::LowerLayerDown),
+                LinkAttribute::OperState(state) => {
+                    link.running &= !matches!(state, State::Down | State::LowerLayerDown);
+                }
                 LinkAttribute::GsoMaxSize(size) => link.sizes.gso_max = *size,
                 LinkAttribute::GroMaxSize(size) => link.sizes.gro_max = *size,
                 LinkAttribute::GsoIpv4MaxSize(size) => link.sizes.gso_ipv4_max = *size,
@@ -348,7 +404,14 @@ mod tests {
 
     #[test]
     fn text_that_is_no_mac_address() {
-        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "02:00:00:00:00:0g", "+2:00:00:00:00:01"] {
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "2:0:0:0:0:1",
+            "02:00:00:00:00:0g",
+            "+2:00:00:00:00:01",
+        ] {
             assert_eq!(text.parse::<Mac>(), Err(InvalidMac(text.to_owned())));
         }
     }

@@ -62,7 +62,10 @@ impl Monitor {
     }
 
     fn from_socket(socket: Socket) -> Result<Self, NetlinkError> {
-        Ok(Self { socket: tokio_socket(socket)?, pending: VecDeque::new() })
+        Ok(Self {
+            socket: tokio_socket(socket)?,
+            pending: VecDeque::new(),
+        })
     }
 
     /// The next event; waits for it. Cancelling the future loses nothing.
@@ -76,9 +79,15 @@ impl Monitor {
             }
             match self.socket.recv_from_full().await {
                 Ok((datagram, _)) => self.pending.extend(events(&datagram)),
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(MonitorEvent::Lost),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
+                    return Ok(MonitorEvent::Lost);
+                }
                 Err(source) => {
-                    return Err(NetlinkError::Refused { operation: "read", subject: "link news".into(), source });
+                    return Err(NetlinkError::Refused {
+                        operation: "read",
+                        subject: "link news".into(),
+                        source,
+                    });
                 }
             }
         }
@@ -97,7 +106,10 @@ fn subscribe() -> io::Result<Socket> {
 /// The events of a datagram; messages that cannot be read count as lost news.
 fn events(mut datagram: &[u8]) -> Vec<MonitorEvent> {
     let mut events = Vec::new();
-    while let Some(length) = datagram.first_chunk::<4>().map(|length| u32::from_ne_bytes(*length) as usize) {
+    while let Some(length) = datagram
+        .first_chunk::<4>()
+        .map(|length| u32::from_ne_bytes(*length) as usize)
+    {
         let Some(message) = datagram.get(..length).filter(|_| length >= 16) else {
             events.push(MonitorEvent::Lost);
             break;
@@ -113,7 +125,9 @@ fn events(mut datagram: &[u8]) -> Vec<MonitorEvent> {
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<MonitorEvent> {
-    let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
+    let NetlinkPayload::InnerMessage(message) = message.payload else {
+        return None;
+    };
     match message {
         RouteNetlinkMessage::NewLink(link) => Some(MonitorEvent::Link(Link::parse(&link))),
         RouteNetlinkMessage::DelLink(link) => Some(MonitorEvent::LinkGone(Link::parse(&link))),

@@ -29,8 +29,12 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub async fn neighbours(&self) -> Result<Vec<Neighbour>, NetlinkError> {
-        let answers =
-            self.dump("list neighbours", RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default())).await?;
+        let answers = self
+            .dump(
+                "list neighbours",
+                RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+            )
+            .await?;
         Ok(answers.iter().filter_map(parse).collect())
     }
 
@@ -41,9 +45,17 @@ impl Netlink {
     pub async fn set_neighbour(&self, device: u32, ip: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
         let mut message = neighbour_message(device, ip);
         message.header.state = NeighbourState::Permanent;
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         let message = RouteNetlinkMessage::NewNeighbour(message);
-        self.change("set neighbour", || format!("{ip} on link {device}"), message, NLM_F_CREATE | NLM_F_REPLACE).await
+        self.change(
+            "set neighbour",
+            || format!("{ip} on link {device}"),
+            message,
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
     }
 
     /// Removes an entry. `Ok(false)`: it was not there.
@@ -52,7 +64,15 @@ impl Netlink {
     /// [`NetlinkError`].
     pub async fn delete_neighbour(&self, device: u32, ip: IpAddr) -> Result<bool, NetlinkError> {
         let message = RouteNetlinkMessage::DelNeighbour(neighbour_message(device, ip));
-        match self.change("delete neighbour", || format!("{ip} on link {device}"), message, 0).await {
+        match self
+            .change(
+                "delete neighbour",
+                || format!("{ip} on link {device}"),
+                message,
+                0,
+            )
+            .await
+        {
             Ok(()) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
@@ -73,7 +93,9 @@ fn neighbour_message(device: u32, ip: IpAddr) -> NeighbourMessage {
 }
 
 fn parse(answer: &RouteNetlinkMessage) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else {
+        return None;
+    };
     let mut ip = None;
     let mut mac = None;
     for attribute in &message.attributes {

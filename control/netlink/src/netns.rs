@@ -53,7 +53,10 @@ impl Netns {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, NetnsError> {
         let path = path.as_ref().to_owned();
         match File::open(&path) {
-            Ok(file) => Ok(Self { fd: file.into(), path }),
+            Ok(file) => Ok(Self {
+                fd: file.into(),
+                path,
+            }),
             Err(source) => Err(NetnsError::Open { path, source }),
         }
     }
@@ -78,7 +81,10 @@ impl Netns {
     ///
     /// # Errors
     /// [`NetnsError`].
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NetnsError> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NetnsError> {
         let (sender, receiver) = oneshot::channel();
         self.spawn(move |entered| {
             // The receiver is gone when the caller has given up.
@@ -86,7 +92,9 @@ impl Netns {
         })?;
         match receiver.await {
             Ok(result) => result,
-            Err(_) => Err(NetnsError::Panicked { path: self.path.clone() }),
+            Err(_) => Err(NetnsError::Panicked {
+                path: self.path.clone(),
+            }),
         }
     }
 
@@ -94,12 +102,19 @@ impl Netns {
     ///
     /// # Errors
     /// [`NetnsError`].
-    pub fn run_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NetnsError> {
+    pub fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NetnsError> {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         self.spawn(move |entered| {
             let _ = sender.send(entered.map(|()| work()));
         })?;
-        receiver.recv().unwrap_or_else(|_| Err(NetnsError::Panicked { path: self.path.clone() }))
+        receiver.recv().unwrap_or_else(|_| {
+            Err(NetnsError::Panicked {
+                path: self.path.clone(),
+            })
+        })
     }
 
     fn spawn(&self, work: impl FnOnce(Result<(), NetnsError>) + Send + 'static) -> Result<(), NetnsError> {
@@ -109,7 +124,10 @@ impl Netns {
             .name("netns".into())
             .spawn(move || {
                 let entered = setns(&fd, CloneFlags::CLONE_NEWNET);
-                work(entered.map_err(|errno| NetnsError::Enter { path, source: errno.into() }));
+                work(entered.map_err(|errno| NetnsError::Enter {
+                    path,
+                    source: errno.into(),
+                }));
             })
             .map(drop)
             .map_err(NetnsError::Thread)

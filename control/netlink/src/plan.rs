@@ -36,8 +36,18 @@ fn slot(route: &Route) -> Slot {
 /// wanted last. What comes new is installed before anything is taken away.
 #[must_use]
 pub fn plan_routes(have: &[Route], want: &[Route]) -> Vec<RouteChange> {
-    let wanted: BTreeMap<Slot, Route> =
-        want.iter().map(|route| (slot(route), Route { protocol: PROTOCOL, ..route.clone() })).collect();
+    let wanted: BTreeMap<Slot, Route> = want
+        .iter()
+        .map(|route| {
+            (
+                slot(route),
+                Route {
+                    protocol: PROTOCOL,
+                    ..route.clone()
+                },
+            )
+        })
+        .collect();
     let mut ours: BTreeMap<Slot, Vec<&Route>> = BTreeMap::new();
     for route in have.iter().filter(|route| route.protocol == PROTOCOL) {
         ours.entry(slot(route)).or_default().push(route);
@@ -51,22 +61,31 @@ pub fn plan_routes(have: &[Route], want: &[Route]) -> Vec<RouteChange> {
             // Further ones in the same place are next hops that nobody asked for.
             deletions.extend(present.into_iter().filter(|other| *other != route));
         } else if let [old, rest @ ..] = present.as_slice() {
-            changes.push(RouteChange::Replace { old: (*old).clone(), new: route.clone() });
+            changes.push(RouteChange::Replace {
+                old: (*old).clone(),
+                new: route.clone(),
+            });
             deletions.extend(rest);
         } else {
             changes.push(RouteChange::Add(route.clone()));
         }
     }
     deletions.extend(ours.into_values().flatten());
-    changes.extend(deletions.into_iter().map(|route| RouteChange::Delete(route.clone())));
+    changes.extend(
+        deletions
+            .into_iter()
+            .map(|route| RouteChange::Delete(route.clone())),
+    );
     changes
 }
 
 /// The devices of default routes in the main table, IPv6 before IPv4 and then by metric, each once.
 #[must_use]
 pub fn default_devices(routes: &[Route]) -> Vec<u32> {
-    let mut defaults: Vec<&Route> =
-        routes.iter().filter(|route| route.is_default() && route.table == TABLE_MAIN && route.device != 0).collect();
+    let mut defaults: Vec<&Route> = routes
+        .iter()
+        .filter(|route| route.is_default() && route.table == TABLE_MAIN && route.device != 0)
+        .collect();
     defaults.sort_by_key(|route| (route.destination.addr().is_ipv4(), route.metric));
     let mut devices = Vec::new();
     for route in defaults {
@@ -89,38 +108,66 @@ mod tests {
 
     #[test]
     fn nothing_to_do_when_all_is_there() {
-        let routes = [route("fd00:10:244:1::/64", 2), Route::default_via("fc00::1".parse().unwrap(), 2)];
+        let routes = [
+            route("fd00:10:244:1::/64", 2),
+            Route::default_via("fc00::1".parse().unwrap(), 2),
+        ];
         assert_eq!(plan_routes(&routes, &routes), []);
     }
 
     #[test]
     fn a_node_moves_comes_and_goes() {
-        let via = |destination, via: &str| Route { via: Some(via.parse().unwrap()), ..route(destination, 2) };
-        let (stays, old, new) =
-            (via("fd00:1::/64", "fc00::1"), via("fd00:2::/64", "fc00::2"), via("fd00:2::/64", "fc00::22"));
+        let via = |destination, via: &str| Route {
+            via: Some(via.parse().unwrap()),
+            ..route(destination, 2)
+        };
+        let (stays, old, new) = (
+            via("fd00:1::/64", "fc00::1"),
+            via("fd00:2::/64", "fc00::2"),
+            via("fd00:2::/64", "fc00::22"),
+        );
         let (goes, comes) = (via("fd00:3::/64", "fc00::3"), via("fd00:4::/64", "fc00::4"));
         assert_eq!(
-            plan_routes(&[stays.clone(), old.clone(), goes.clone()], &[comes.clone(), stays, new.clone()]),
-            [RouteChange::Replace { old, new }, RouteChange::Add(comes), RouteChange::Delete(goes)]
+            plan_routes(
+                &[stays.clone(), old.clone(), goes.clone()],
+                &[comes.clone(), stays, new.clone()]
+            ),
+            [
+                RouteChange::Replace { old, new },
+                RouteChange::Add(comes),
+                RouteChange::Delete(goes)
+            ]
         );
     }
 
     #[test]
     fn foreign_routes_stay() {
-        let foreign = Route { protocol: 4, ..route("fd00:1::/64", 3) };
+        let foreign = Route {
+            protocol: 4,
+            ..route("fd00:1::/64", 3)
+        };
         assert_eq!(plan_routes(std::slice::from_ref(&foreign), &[]), []);
         let wanted = route("fd00:1::/64", 2);
-        assert_eq!(plan_routes(&[foreign], std::slice::from_ref(&wanted)), [RouteChange::Add(wanted)]);
+        assert_eq!(
+            plan_routes(&[foreign], std::slice::from_ref(&wanted)),
+            [RouteChange::Add(wanted)]
+        );
     }
 
     #[test]
     fn default_routes_name_the_devices() {
-        let default = |via: &str, device, metric| Route { metric, ..Route::default_via(via.parse().unwrap(), device) };
+        let default = |via: &str, device, metric| Route {
+            metric,
+            ..Route::default_via(via.parse().unwrap(), device)
+        };
         let routes = [
             default("192.0.2.1", 5, 0),
             default("fc00::1", 3, 2048),
             default("fc00::1", 2, 1024),
-            Route { table: 100, ..default("fc00::1", 9, 1) },
+            Route {
+                table: 100,
+                ..default("fc00::1", 9, 1)
+            },
             route("fd00:1::/64", 8),
             default("192.0.2.1", 2, 10),
         ];
@@ -129,14 +176,19 @@ mod tests {
     }
 
     fn some_routes() -> impl Strategy<Value = Vec<Route>> {
-        let one = (0..4u8, 1..3u32, 0..3u8, prop_oneof![Just(PROTOCOL), Just(4)], 0..2u32).prop_map(
-            |(net, device, via, protocol, metric)| Route {
+        let one = (
+            0..4u8,
+            1..3u32,
+            0..3u8,
+            prop_oneof![Just(PROTOCOL), Just(4)],
+            0..2u32,
+        )
+            .prop_map(|(net, device, via, protocol, metric)| Route {
                 protocol,
                 metric: 1024 + metric,
                 via: (via > 0).then(|| format!("fc00::{via}").parse().unwrap()),
                 ..route(&format!("fd00:{net}::/64"), device)
-            },
-        );
+            });
         prop::collection::vec(one, 0..8)
     }
 
@@ -145,11 +197,17 @@ mod tests {
         match change {
             RouteChange::Add(new) => have.push(new.clone()),
             RouteChange::Replace { old, new } => {
-                let place = have.iter().position(|route| route == old).expect("replaces what is there");
+                let place = have
+                    .iter()
+                    .position(|route| route == old)
+                    .expect("replaces what is there");
                 have[place] = new.clone();
             }
             RouteChange::Delete(old) => {
-                let place = have.iter().position(|route| route == old).expect("deletes what is there");
+                let place = have
+                    .iter()
+                    .position(|route| route == old)
+                    .expect("deletes what is there");
                 have.remove(place);
             }
         }

@@ -72,10 +72,20 @@ pub async fn configure_pod(
     want: &PodNetwork,
 ) -> Result<PodDevices, PodError> {
     let ends = (
-        VethEnd { name: &want.host_device, mac: Some(want.host_mac), netns: None },
-        VethEnd { name: &want.device, mac: Some(want.mac), netns: Some(netns) },
+        VethEnd {
+            name: &want.host_device,
+            mac: Some(want.host_mac),
+            netns: None,
+        },
+        VethEnd {
+            name: &want.device,
+            mac: Some(want.mac),
+            netns: Some(netns),
+        },
     );
-    host.add_veth(&ends.0, &ends.1, want.mtu).await.map_err(PodError::Link)?;
+    host.add_veth(&ends.0, &ends.1, want.mtu)
+        .await
+        .map_err(PodError::Link)?;
     match configure(host, netns, sysctls, want).await {
         Ok(devices) => Ok(devices),
         Err(error) => {
@@ -95,7 +105,10 @@ async fn configure(
     want: &PodNetwork,
 ) -> Result<PodDevices, PodError> {
     prepare_host_side(sysctls, &want.host_device)?;
-    let host_link = host.link_by_name(&want.host_device).await.map_err(PodError::Link)?;
+    let host_link = host
+        .link_by_name(&want.host_device)
+        .await
+        .map_err(PodError::Link)?;
     host.set_up(host_link.index, true).await.map_err(PodError::Link)?;
 
     let socket = {
@@ -105,10 +118,20 @@ async fn configure(
     let pod = Netlink::from_socket(socket).map_err(PodError::Configure)?;
     let index = match host_link.peer {
         Some(index) => index,
-        None => pod.link_by_name(&want.device).await.map_err(PodError::Configure)?.index,
+        None => {
+            pod.link_by_name(&want.device)
+                .await
+                .map_err(PodError::Configure)?
+                .index
+        }
     };
-    configure_pod_side(&pod, index, want).await.map_err(PodError::Configure)?;
-    Ok(PodDevices { host_index: host_link.index, index })
+    configure_pod_side(&pod, index, want)
+        .await
+        .map_err(PodError::Configure)?;
+    Ok(PodDevices {
+        host_index: host_link.index,
+        index,
+    })
 }
 
 /// The host side routes for the pod: it takes no advertisements from it and checks nothing for duplicates.
@@ -122,7 +145,12 @@ fn prepare_host_side(sysctls: &Sysctls, device: &str) -> Result<(), SysctlError>
 /// device must come up without duplicate address detection. Returns a socket of this namespace.
 fn prepare_pod_side(sysctls: &Sysctls, device: &str) -> Result<Socket, PodError> {
     sysctls.set("net/ipv6/conf/all/disable_ipv6", "0")?;
-    for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")] {
+    for (key, value) in [
+        ("disable_ipv6", "0"),
+        ("accept_dad", "0"),
+        ("accept_ra", "0"),
+        ("router_solicitations", "0"),
+    ] {
         sysctls.set(&format!("net/ipv6/conf/{device}/{key}"), value)?;
     }
     Socket::new(NETLINK_ROUTE).map_err(|error| PodError::Configure(NetlinkError::Open(error)))
@@ -138,7 +166,10 @@ async fn configure_pod_side(pod: &Netlink, index: u32, want: &PodNetwork) -> Res
     pod.set_up(index, true).await?;
     for router in &want.routers {
         pod.add_route(&Route::new(IpNet::from(*router), index)).await?;
-        let default = Route { mtu: Some(want.route_mtu), ..Route::default_via(*router, index) };
+        let default = Route {
+            mtu: Some(want.route_mtu),
+            ..Route::default_via(*router, index)
+        };
         pod.add_route(&default).await?;
     }
     Ok(())

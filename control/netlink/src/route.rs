@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -48,7 +48,11 @@ impl Route {
     /// One of our routes in the main table, with the kernel's default metric.
     #[must_use]
     pub fn new(destination: IpNet, device: u32) -> Self {
-        let metric = if destination.addr().is_ipv6() { DEFAULT_METRIC_V6 } else { 0 };
+        let metric = if destination.addr().is_ipv6() {
+            DEFAULT_METRIC_V6
+        } else {
+            0
+        };
         Self {
             destination: destination.trunc(),
             via: None,
@@ -68,7 +72,10 @@ impl Route {
             IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
         };
-        Self { via: Some(via), ..Self::new(everything, device) }
+        Self {
+            via: Some(via),
+            ..Self::new(everything, device)
+        }
     }
 
     /// Matches everything.
@@ -116,7 +123,9 @@ impl Route {
                 _ => {}
             }
         }
-        let Ok(net) = IpNet::new(destination, header.destination_prefix_length) else { return Vec::new() };
+        let Ok(net) = IpNet::new(destination, header.destination_prefix_length) else {
+            return Vec::new();
+        };
         route.destination = net;
         if hops.is_empty() {
             return vec![route];
@@ -129,7 +138,11 @@ impl Route {
             })
         };
         hops.iter()
-            .map(|hop| Self { via: via(&hop.attributes), device: hop.interface_index, ..route.clone() })
+            .map(|hop| Self {
+                via: via(&hop.attributes),
+                device: hop.interface_index,
+                ..route.clone()
+            })
             .collect()
     }
 
@@ -143,7 +156,11 @@ impl Route {
         message.header.protocol = RouteProtocol::from(self.protocol);
         message.header.kind = RouteType::Unicast;
         let on_link = self.via.is_none() && self.destination.addr().is_ipv4();
-        message.header.scope = if on_link { RouteScope::Link } else { RouteScope::Universe };
+        message.header.scope = if on_link {
+            RouteScope::Link
+        } else {
+            RouteScope::Universe
+        };
         // The header has one byte; the attribute carries the whole number.
         message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
         let attributes = &mut message.attributes;
@@ -154,7 +171,9 @@ impl Route {
             attributes.push(RouteAttribute::Priority(self.metric));
         }
         match (self.via, self.destination) {
-            (Some(IpAddr::V6(via)), IpNet::V4(_)) => attributes.push(RouteAttribute::Via(RouteVia::Inet6(via))),
+            (Some(IpAddr::V6(via)), IpNet::V4(_)) => {
+                attributes.push(RouteAttribute::Via(RouteVia::Inet6(via)));
+            }
             (Some(via), _) => attributes.push(RouteAttribute::Gateway(via.into())),
             (None, _) => {}
         }
@@ -203,7 +222,12 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
-        let answers = self.dump("list routes", RouteNetlinkMessage::GetRoute(RouteMessage::default())).await?;
+        let answers = self
+            .dump(
+                "list routes",
+                RouteNetlinkMessage::GetRoute(RouteMessage::default()),
+            )
+            .await?;
         Ok(answers
             .iter()
             .flat_map(|answer| match answer {
@@ -229,7 +253,13 @@ impl Netlink {
     /// [`NetlinkError::is_exists`] when there is one with this destination, metric and table already.
     pub async fn add_route(&self, route: &Route) -> Result<(), NetlinkError> {
         let message = RouteNetlinkMessage::NewRoute(route.message());
-        self.change("add route", || route.to_string(), message, NLM_F_CREATE | NLM_F_EXCL).await
+        self.change(
+            "add route",
+            || route.to_string(),
+            message,
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .await
     }
 
     /// Puts a route in the place of the one with the same destination, metric and table, whoever owns that; adds it
@@ -239,7 +269,13 @@ impl Netlink {
     /// [`NetlinkError`].
     pub async fn replace_route(&self, route: &Route) -> Result<(), NetlinkError> {
         let message = RouteNetlinkMessage::NewRoute(route.message());
-        self.change("replace route", || route.to_string(), message, NLM_F_CREATE | NLM_F_REPLACE).await
+        self.change(
+            "replace route",
+            || route.to_string(),
+            message,
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
     }
 
     /// Deletes exactly this route (protocol, device and next hop included). `Ok(false)`: it was not there.
@@ -248,7 +284,10 @@ impl Netlink {
     /// [`NetlinkError`].
     pub async fn delete_route(&self, route: &Route) -> Result<bool, NetlinkError> {
         let message = RouteNetlinkMessage::DelRoute(route.message());
-        match self.change("delete route", || route.to_string(), message, 0).await {
+        match self
+            .change("delete route", || route.to_string(), message, 0)
+            .await
+        {
             Ok(()) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),

@@ -3,11 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::{NetlinkError, Netns};
+use crate::{Netns, NetnsError};
 
 /// A setting could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
+    /// The namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     /// The name is not a relative path of plain components.
     #[error("bad sysctl name {0:?}")]
     Name(String),
@@ -39,7 +42,9 @@ pub struct Sysctls {
 
 impl Default for Sysctls {
     fn default() -> Self {
-        Self { root: PathBuf::from("/proc/sys") }
+        Self {
+            root: PathBuf::from("/proc/sys"),
+        }
     }
 }
 
@@ -56,8 +61,10 @@ impl Sysctls {
     /// # Errors
     /// [`SysctlError`].
     pub fn get(&self, name: &str) -> Result<String, SysctlError> {
-        let value = std::fs::read_to_string(self.path(name)?)
-            .map_err(|source| SysctlError::Read { name: name.to_owned(), source })?;
+        let value = std::fs::read_to_string(self.path(name)?).map_err(|source| SysctlError::Read {
+            name: name.to_owned(),
+            source,
+        })?;
         Ok(value.trim_end().to_owned())
     }
 
@@ -70,27 +77,35 @@ impl Sysctls {
         if self.get(name)? == value {
             return Ok(());
         }
-        std::fs::write(self.path(name)?, value)
-            .map_err(|source| SysctlError::Write { name: name.to_owned(), value: value.to_owned(), source })
+        std::fs::write(self.path(name)?, value).map_err(|source| SysctlError::Write {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            source,
+        })
     }
 
-    /// Writes several settings inside a namespace.
+    /// Writes several settings inside a namespace, in order, up to the first that is refused.
     ///
     /// # Errors
-    /// [`NetlinkError::Netns`] when the namespace cannot be entered; the inner error when a setting is refused.
-    pub async fn set_in(
-        &self,
-        netns: &Netns,
-        settings: Vec<(String, String)>,
-    ) -> Result<Result<(), SysctlError>, NetlinkError> {
+    /// [`SysctlError`].
+    pub async fn set_in(&self, netns: &Netns, settings: Vec<(String, String)>) -> Result<(), SysctlError> {
         let sysctls = self.clone();
-        let written = netns.run(move || settings.iter().try_for_each(|(name, value)| sysctls.set(name, value))).await?;
-        Ok(written)
+        netns
+            .run(move || {
+                settings
+                    .iter()
+                    .try_for_each(|(name, value)| sysctls.set(name, value))
+            })
+            .await?
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, SysctlError> {
         let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-        if name.split('/').all(plain) { Ok(self.root.join(name)) } else { Err(SysctlError::Name(name.to_owned())) }
+        if name.split('/').all(plain) {
+            Ok(self.root.join(name))
+        } else {
+            Err(SysctlError::Name(name.to_owned()))
+        }
     }
 }
 
@@ -104,12 +119,17 @@ mod tests {
         for name in ["", "/etc/passwd", "net/../../etc/passwd", "net//ipv6", "./net"] {
             assert!(matches!(sysctls.get(name), Err(SysctlError::Name(_))), "{name}");
         }
-        assert_eq!(sysctls.path("net/ipv6/conf/eth0.5/mtu").unwrap(), PathBuf::from("/proc/sys/net/ipv6/conf/eth0.5/mtu"));
+        assert_eq!(
+            sysctls.path("net/ipv6/conf/eth0.5/mtu").unwrap(),
+            PathBuf::from("/proc/sys/net/ipv6/conf/eth0.5/mtu")
+        );
     }
 
     #[test]
     fn a_setting_that_is_not_there_is_named() {
-        let error = Sysctls::default().get("net/ipv6/conf/no-such-device/mtu").unwrap_err();
+        let error = Sysctls::default()
+            .get("net/ipv6/conf/no-such-device/mtu")
+            .unwrap_err();
         assert!(error.to_string().contains("no-such-device"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
+use crate::Cause;
 use crate::pins::{PinError, Pins, remove_file};
 use crate::sys::{self, TcxLink};
 
@@ -39,7 +40,7 @@ pub enum AttachError {
         /// Index of the device.
         ifindex: u32,
         /// Why.
-        source: ProgramError,
+        source: Cause,
     },
     /// The program of a live link could not be exchanged; the old one goes on.
     #[error("cannot exchange the program of {path}")]
@@ -47,7 +48,7 @@ pub enum AttachError {
         /// The pin of the link.
         path: PathBuf,
         /// Why.
-        source: ProgramError,
+        source: Cause,
     },
     /// The link could not be pinned, and was taken off again.
     #[error("cannot pin {path}")]
@@ -115,7 +116,10 @@ pub(crate) struct Programs {
 
 impl Programs {
     pub(crate) fn new(pins: Pins, ebpf: Ebpf) -> Self {
-        Self { pins, ebpf: Mutex::new(ebpf) }
+        Self {
+            pins,
+            ebpf: Mutex::new(ebpf),
+        }
     }
 
     pub(crate) fn pins(&self) -> &Pins {
@@ -136,7 +140,11 @@ impl Programs {
         direction: Direction,
     ) -> Result<Attached, AttachError> {
         let path = self.pins.link(program, ifindex);
-        let failed = |source| AttachError::Attach { program, ifindex, source };
+        let failed = |error: ProgramError| AttachError::Attach {
+            program,
+            ifindex,
+            source: error.into(),
+        };
         let attached = self.with(program, |classifier| {
             let id = classifier.info().map_err(failed)?.id();
             match pinned_link(&path)? {
@@ -153,15 +161,21 @@ impl Programs {
             }
             let name = device_name(ifindex)?;
             let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-            let link = classifier.attach_with_options(&name, tc_type(direction), options).map_err(failed)?;
+            let link = classifier
+                .attach_with_options(&name, tc_type(direction), options)
+                .map_err(failed)?;
             let link = classifier.take_link(link).map_err(failed)?;
             // The name may have gone to another device since it was looked up.
             if if_nametoindex(name.as_str()).ok() != Some(ifindex) {
                 return Err(AttachError::NoDevice { ifindex });
             }
-            let pin_error = |source| AttachError::Pin { path: path.clone(), source };
+            let pin_error = |source| AttachError::Pin {
+                path: path.clone(),
+                source,
+            };
             let link = FdLink::try_from(link).map_err(|error| pin_error(io::Error::other(error)))?;
-            link.pin(&path).map_err(|error| pin_error(io::Error::other(error)))?;
+            link.pin(&path)
+                .map_err(|error| pin_error(io::Error::other(error)))?;
             Ok(Attached::New)
         });
         attached.unwrap_or_else(|| Err(failed(ProgramError::NotLoaded)))
@@ -170,7 +184,12 @@ impl Programs {
     /// Takes our programs off a device. Returns how many were on it.
     pub(crate) fn detach(&self, ifindex: u32) -> Result<usize, AttachError> {
         let mut detached = 0;
-        for pin in self.pins.links()?.into_iter().filter(|pin| pin.ifindex == ifindex) {
+        for pin in self
+            .pins
+            .links()?
+            .into_iter()
+            .filter(|pin| pin.ifindex == ifindex)
+        {
             if matches!(pinned_link(&pin.path), Ok(Some(_))) {
                 remove_file(&pin.path)?;
                 detached += 1;
@@ -197,12 +216,20 @@ impl Programs {
         let mut attachments = Vec::new();
         for pin in self.pins.links()? {
             // Removed meanwhile, or not a link: not attached.
-            let Ok(Some((_, link))) = pinned_link(&pin.path) else { continue };
-            let own = self.with(pin.program, |program| program.info().ok().map(|info| info.id())).flatten();
+            let Ok(Some((_, link))) = pinned_link(&pin.path) else {
+                continue;
+            };
+            let own = self
+                .with(pin.program, |program| program.info().ok().map(|info| info.id()))
+                .flatten();
             attachments.push(Attachment {
                 program: pin.program,
                 ifindex: (link.ifindex != 0).then_some(link.ifindex),
-                direction: if link.attach_type == sys::TCX_INGRESS { Direction::Ingress } else { Direction::Egress },
+                direction: if link.attach_type == sys::TCX_INGRESS {
+                    Direction::Ingress
+                } else {
+                    Direction::Egress
+                },
                 link_id: link.id,
                 program_id: link.program,
                 current: own == Some(link.program),
@@ -217,35 +244,62 @@ fn pinned_link(path: &Path) -> Result<Option<(OwnedFd, TcxLink)>, AttachError> {
     let fd = match sys::obj_get(path) {
         Ok(fd) => fd,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(_) => return Err(AttachError::ForeignPin { path: path.to_owned(), ifindex: pin_ifindex(path) }),
+        Err(_) => {
+            return Err(AttachError::ForeignPin {
+                path: path.to_owned(),
+                ifindex: pin_ifindex(path),
+            });
+        }
     };
     match sys::tcx_link(fd.as_fd()) {
         Ok(Some(link)) => Ok(Some((fd, link))),
-        Ok(None) => Err(AttachError::ForeignPin { path: path.to_owned(), ifindex: pin_ifindex(path) }),
-        Err(source) => Err(AttachError::Read { path: path.to_owned(), source }),
+        Ok(None) => Err(AttachError::ForeignPin {
+            path: path.to_owned(),
+            ifindex: pin_ifindex(path),
+        }),
+        Err(source) => Err(AttachError::Read {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 /// Puts the program in the place of the one that a pinned link runs. The pin holds the link, whatever happens here.
 fn exchange(classifier: &mut SchedClassifier, path: &Path) -> Result<(), AttachError> {
-    let exchange_error = |source| AttachError::Exchange { path: path.to_owned(), source };
-    let link_error = |error: LinkError| exchange_error(ProgramError::from(io::Error::other(error)));
+    let exchange_error = |source: Cause| AttachError::Exchange {
+        path: path.to_owned(),
+        source,
+    };
+    let link_error = |error: LinkError| exchange_error(error.into());
     let link = FdLink::from(PinnedLink::from_pin(path).map_err(link_error)?);
     let link = SchedClassifierLink::try_from(link).map_err(link_error)?;
-    let id = classifier.attach_to_link(link).map_err(exchange_error)?;
+    let id = classifier
+        .attach_to_link(link)
+        .map_err(|error| exchange_error(error.into()))?;
     // Taken out and dropped, so that it closes its descriptor now and not when the program is unloaded.
-    classifier.take_link(id).map(drop).map_err(exchange_error)
+    classifier
+        .take_link(id)
+        .map(drop)
+        .map_err(|error| exchange_error(error.into()))
 }
 
 fn device_name(ifindex: u32) -> Result<String, AttachError> {
-    let name = if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    let name = if_indextoname(ifindex)
+        .ok()
+        .and_then(|name| name.into_string().ok());
     // nix 0.31 takes the null pointer of a failure for success, and the name is empty then.
-    name.filter(|name| !name.is_empty()).ok_or(AttachError::NoDevice { ifindex })
+    name.filter(|name| !name.is_empty())
+        .ok_or(AttachError::NoDevice { ifindex })
 }
 
 fn pin_ifindex(path: &Path) -> u32 {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.rsplit_once('-').and_then(|(_, index)| index.parse().ok()).unwrap_or_default()
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    name.rsplit_once('-')
+        .and_then(|(_, index)| index.parse().ok())
+        .unwrap_or_default()
 }
 
 fn tc_type(direction: Direction) -> TcAttachType {

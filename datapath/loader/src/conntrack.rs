@@ -12,7 +12,9 @@ pub fn monotonic_ns() -> u64 {
     // The clock exists on every Linux; 0 would only mean that nothing has expired.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
         let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
     })
 }
 
@@ -36,7 +38,11 @@ impl<'a> ConntrackGc<'a> {
     /// Begins a pass with at most `batch` entries per step (more only where a single hash bucket has more).
     #[must_use]
     pub fn new(table: &'a Table<CtKey, CtEntry>, batch: usize) -> Self {
-        Self { table, batches: table.batches_of(batch), report: GcReport::default() }
+        Self {
+            table,
+            batches: table.batches_of(batch),
+            report: GcReport::default(),
+        }
     }
 
     /// Looks at the next entries and removes those that expired before `now` ([`monotonic_ns`]).
@@ -45,7 +51,9 @@ impl<'a> ConntrackGc<'a> {
     /// # Errors
     /// [`TableError`]; the pass is over then.
     pub fn step(&mut self, now: u64) -> Result<bool, TableError> {
-        let Some(entries) = self.batches.next().transpose()? else { return Ok(false) };
+        let Some(entries) = self.batches.next().transpose()? else {
+            return Ok(false);
+        };
         self.report.seen += entries.len();
         for (key, _) in entries.iter().filter(|(_, entry)| entry.expires < now) {
             // A packet may have come since it was read. One that comes right now makes a new entry.

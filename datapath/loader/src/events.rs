@@ -75,15 +75,24 @@ pub enum Malformed {
 /// [`Malformed`].
 pub fn decode(record: &[u8]) -> Result<Event, Malformed> {
     let first = *record.first().ok_or(Malformed::Empty)?;
-    let short = || Malformed::Short { kind: first, length: record.len() };
+    let short = || Malformed::Short {
+        kind: first,
+        length: record.len(),
+    };
     match first {
         kind::TRACE => {
             let (notify, rest) = TraceNotify::read_from_prefix(record).map_err(|_| short())?;
-            Ok(Event::Trace { notify, packet: captured(rest, notify.header.len_cap)? })
+            Ok(Event::Trace {
+                notify,
+                packet: captured(rest, notify.header.len_cap)?,
+            })
         }
         kind::DROP => {
             let (notify, rest) = DropNotify::read_from_prefix(record).map_err(|_| short())?;
-            Ok(Event::Drop { notify, packet: captured(rest, notify.header.len_cap)? })
+            Ok(Event::Drop {
+                notify,
+                packet: captured(rest, notify.header.len_cap)?,
+            })
         }
         other => Err(Malformed::Kind(other)),
     }
@@ -91,8 +100,14 @@ pub fn decode(record: &[u8]) -> Result<Event, Malformed> {
 
 fn captured(rest: &[u8], promised: u16) -> Result<Box<[u8]>, Malformed> {
     let promised = usize::from(promised);
-    let wrong = Malformed::Capture { promised, present: rest.len() };
-    let packet = rest.get(..promised).filter(|_| promised <= CAPTURE).ok_or(wrong)?;
+    let wrong = Malformed::Capture {
+        promised,
+        present: rest.len(),
+    };
+    let packet = rest
+        .get(..promised)
+        .filter(|_| promised <= CAPTURE)
+        .ok_or(wrong)?;
     Ok(packet.into())
 }
 
@@ -107,7 +122,8 @@ impl EventReader {
         // Checked here because `AsyncFd` panics without a runtime.
         tokio::runtime::Handle::try_current().map_err(|error| EventsError::Open(io::Error::other(error)))?;
         let data = MapData::from_pin(pin).map_err(|error| EventsError::Open(io_error(error)))?;
-        let ring = RingBuf::try_from(Map::RingBuf(data)).map_err(|error| EventsError::Open(io_error(error)))?;
+        let ring =
+            RingBuf::try_from(Map::RingBuf(data)).map_err(|error| EventsError::Open(io_error(error)))?;
         // SAFETY: the ring owns its map's descriptor and neither closes nor changes it while it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| EventsError::Open(error.into()))?;
@@ -157,15 +173,25 @@ mod tests {
     use super::*;
 
     fn trace(packet: &[u8], promised: u16) -> Vec<u8> {
-        let header = EventHeader { kind: kind::TRACE, len_cap: promised, ..EventHeader::default() };
-        let notify = TraceNotify { header, ifindex: 7, ..TraceNotify::default() };
+        let header = EventHeader {
+            kind: kind::TRACE,
+            len_cap: promised,
+            ..EventHeader::default()
+        };
+        let notify = TraceNotify {
+            header,
+            ifindex: 7,
+            ..TraceNotify::default()
+        };
         [notify.as_bytes(), packet].concat()
     }
 
     #[test]
     fn a_trace_with_its_packet() {
         let record = trace(&[1, 2, 3, 0, 0], 3);
-        let Ok(Event::Trace { notify, packet }) = decode(&record) else { panic!("not a trace") };
+        let Ok(Event::Trace { notify, packet }) = decode(&record) else {
+            panic!("not a trace")
+        };
         assert_eq!((notify.ifindex, &*packet), (7, &[1, 2, 3][..]));
     }
 
@@ -173,12 +199,30 @@ mod tests {
     fn records_that_are_no_events() {
         assert_eq!(decode(&[]), Err(Malformed::Empty));
         assert_eq!(decode(&[99, 1, 2]), Err(Malformed::Kind(99)));
-        assert_eq!(decode(&[kind::DROP, 0]), Err(Malformed::Short { kind: kind::DROP, length: 2 }));
-        assert_eq!(decode(&trace(&[1, 2], 3)), Err(Malformed::Capture { promised: 3, present: 2 }));
+        assert_eq!(
+            decode(&[kind::DROP, 0]),
+            Err(Malformed::Short {
+                kind: kind::DROP,
+                length: 2
+            })
+        );
+        assert_eq!(
+            decode(&trace(&[1, 2], 3)),
+            Err(Malformed::Capture {
+                promised: 3,
+                present: 2
+            })
+        );
         let large = vec![0; CAPTURE + 1];
         let promised = CAPTURE + 1;
         let result = decode(&trace(&large, u16::try_from(promised).unwrap()));
-        assert_eq!(result, Err(Malformed::Capture { promised, present: promised }));
+        assert_eq!(
+            result,
+            Err(Malformed::Capture {
+                promised,
+                present: promised
+            })
+        );
     }
 
     proptest! {

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapType};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::SchedClassifier;
 
+use crate::Cause;
 use crate::sys::BatchReader;
 use crate::table::io_error;
 
@@ -28,7 +29,7 @@ pub enum InfoError {
         /// Name of the program.
         name: &'static str,
         /// Why.
-        source: ProgramError,
+        source: Cause,
     },
     /// Run statistics cannot be switched on.
     #[error("cannot switch on run statistics")]
@@ -73,7 +74,9 @@ pub struct ProgramInfo {
 
 /// Keeps run statistics of all programs of the machine switched on. They cost some 20 ns per run.
 #[derive(Debug)]
-pub struct StatsGuard(#[expect(dead_code, reason = "closing the descriptor switches the statistics off")] OwnedFd);
+pub struct StatsGuard(
+    #[expect(dead_code, reason = "closing the descriptor switches the statistics off")] OwnedFd,
+);
 
 impl StatsGuard {
     /// Switches the statistics on until the value is dropped.
@@ -94,7 +97,12 @@ pub(crate) fn map_info(name: &'static str, pin: &Path) -> Result<MapInfo, InfoEr
         let info = map.info().map_err(io_error)?;
         let kind = info.map_type().map_err(io_error)?;
         let entries = match kind {
-            MapType::Hash | MapType::LruHash => Some(count(&map, info.key_size(), info.value_size(), info.max_entries())?),
+            MapType::Hash | MapType::LruHash => Some(count(
+                &map,
+                info.key_size(),
+                info.value_size(),
+                info.max_entries(),
+            )?),
             _ => None,
         };
         Ok(MapInfo {
@@ -112,7 +120,13 @@ pub(crate) fn map_info(name: &'static str, pin: &Path) -> Result<MapInfo, InfoEr
 
 fn count(map: &MapData, key_size: u32, value_size: u32, max: u32) -> io::Result<u32> {
     let size = |bytes: u32| usize::try_from(bytes).map_err(io::Error::other);
-    let mut reader = BatchReader::new(map.fd().as_fd(), size(key_size)?, size(value_size)?, 4096, size(max)?);
+    let mut reader = BatchReader::new(
+        map.fd().as_fd(),
+        size(key_size)?,
+        size(value_size)?,
+        4096,
+        size(max)?,
+    );
     let mut entries = 0;
     loop {
         match reader.next_batch()? {
@@ -130,7 +144,10 @@ fn memory(map: &MapData) -> io::Result<u64> {
 }
 
 pub(crate) fn program_info(name: &'static str, program: &SchedClassifier) -> Result<ProgramInfo, InfoError> {
-    let info = program.info().map_err(|source| InfoError::Program { name, source })?;
+    let info = program.info().map_err(|error| InfoError::Program {
+        name,
+        source: error.into(),
+    })?;
     Ok(ProgramInfo {
         name,
         id: info.id(),

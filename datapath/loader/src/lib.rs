@@ -23,6 +23,7 @@ mod events;
 mod info;
 mod migrate;
 mod object;
+mod open;
 mod pins;
 mod sizing;
 mod sys;
@@ -30,11 +31,15 @@ mod table;
 
 pub use attach::{AttachError, Attached, Attachment, Direction};
 pub use conntrack::{ConntrackGc, GcReport, monotonic_ns};
-pub use datapath::{Counts, Datapath, Metric, OpenError, Options, TestRun, TestRunError};
+pub use datapath::{Counts, Datapath, Metric, TestRun, TestRunError};
 pub use events::{Event, EventReader, EventsError, Malformed, decode};
 pub use info::{InfoError, MapInfo, ProgramInfo, StatsGuard};
 pub use migrate::{MapNews, MapReason};
-pub use object::OBJECT;
+pub use object::{OBJECT, ObjectError};
+pub use open::{OpenError, Options};
 pub use pins::{PinError, Uninstalled, uninstall};
 pub use sizing::{DYNAMIC_SIZE_RATIO, MapSizes, total_memory};
-pub use table::{Table, TableError};
+pub use table::{Batches, Layout, Table, TableError};
+
+/// The reason that the library below gives for an error.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;

@@ -62,8 +62,20 @@ pub(crate) fn decide(pinned: &Pinned, wanted: &Definition, abi: Option<u32>) -> 
         Pinned::Unusable => create(MapReason::NotAMap, false),
         Pinned::Map(_) if abi != Some(abi::ABI_VERSION) => create(MapReason::OtherAbi { from: abi }, false),
         Pinned::Map(map) if map == wanted => Decision::Keep,
-        Pinned::Map(map) if *map == (Definition { max_entries: map.max_entries, ..*wanted }) => {
-            create(MapReason::Resized { from: map.max_entries, to: wanted.max_entries }, true)
+        Pinned::Map(map)
+            if *map
+                == (Definition {
+                    max_entries: map.max_entries,
+                    ..*wanted
+                }) =>
+        {
+            create(
+                MapReason::Resized {
+                    from: map.max_entries,
+                    to: wanted.max_entries,
+                },
+                true,
+            )
         }
         Pinned::Map(map) => create(MapReason::Redefined, map.same_layout(wanted)),
     }
@@ -73,7 +85,13 @@ pub(crate) fn decide(pinned: &Pinned, wanted: &Definition, abi: Option<u32>) -> 
 mod tests {
     use super::*;
 
-    const WANTED: Definition = Definition { kind: 1, key_size: 16, value_size: 32, max_entries: 100, flags: 1 };
+    const WANTED: Definition = Definition {
+        kind: 1,
+        key_size: 16,
+        value_size: 32,
+        max_entries: 100,
+        flags: 1,
+    };
     const NOW: Option<u32> = Some(abi::ABI_VERSION);
 
     #[test]
@@ -82,20 +100,66 @@ mod tests {
         let map = Pinned::Map;
         let rows = [
             ("the same", map(WANTED), NOW, Decision::Keep),
-            ("first start", Pinned::Nothing, None, create(MapReason::Missing, false)),
-            ("one is gone", Pinned::Nothing, NOW, create(MapReason::Missing, false)),
-            ("not a map", Pinned::Unusable, NOW, create(MapReason::NotAMap, false)),
+            (
+                "first start",
+                Pinned::Nothing,
+                None,
+                create(MapReason::Missing, false),
+            ),
+            (
+                "one is gone",
+                Pinned::Nothing,
+                NOW,
+                create(MapReason::Missing, false),
+            ),
+            (
+                "not a map",
+                Pinned::Unusable,
+                NOW,
+                create(MapReason::NotAMap, false),
+            ),
             (
                 "other size",
-                map(Definition { max_entries: 50, ..WANTED }),
+                map(Definition {
+                    max_entries: 50,
+                    ..WANTED
+                }),
                 NOW,
                 create(MapReason::Resized { from: 50, to: 100 }, true),
             ),
-            ("other flags", map(Definition { flags: 0, ..WANTED }), NOW, create(MapReason::Redefined, true)),
-            ("other value", map(Definition { value_size: 40, ..WANTED }), NOW, create(MapReason::Redefined, false)),
-            ("other type", map(Definition { kind: 9, ..WANTED }), NOW, create(MapReason::Redefined, false)),
-            ("other version", map(WANTED), Some(0), create(MapReason::OtherAbi { from: Some(0) }, false)),
-            ("no version", map(WANTED), None, create(MapReason::OtherAbi { from: None }, false)),
+            (
+                "other flags",
+                map(Definition { flags: 0, ..WANTED }),
+                NOW,
+                create(MapReason::Redefined, true),
+            ),
+            (
+                "other value",
+                map(Definition {
+                    value_size: 40,
+                    ..WANTED
+                }),
+                NOW,
+                create(MapReason::Redefined, false),
+            ),
+            (
+                "other type",
+                map(Definition { kind: 9, ..WANTED }),
+                NOW,
+                create(MapReason::Redefined, false),
+            ),
+            (
+                "other version",
+                map(WANTED),
+                Some(0),
+                create(MapReason::OtherAbi { from: Some(0) }, false),
+            ),
+            (
+                "no version",
+                map(WANTED),
+                None,
+                create(MapReason::OtherAbi { from: None }, false),
+            ),
         ];
         for (name, pinned, abi, decision) in rows {
             assert_eq!(decide(&pinned, &WANTED, abi), decision, "{name}");

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use aya_obj::Object;
 
+use crate::Cause;
+
 /// The object that this build carries.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SETA_EBPF_OBJECT"));
 
@@ -51,7 +53,7 @@ impl Definition {
 pub enum ObjectError {
     /// It is not an eBPF object.
     #[error("cannot read the eBPF object")]
-    Parse(#[from] aya_obj::ParseError),
+    Parse(#[source] Cause),
     /// Something that we need is not in it.
     #[error("the eBPF object has no {kind} {name}")]
     Missing {
@@ -67,13 +69,19 @@ pub(crate) fn definitions(
     object: &[u8],
     sizes: &BTreeMap<&'static str, u32>,
 ) -> Result<BTreeMap<&'static str, Definition>, ObjectError> {
-    let object = Object::parse(object)?;
+    let object = Object::parse(object).map_err(|error| ObjectError::Parse(error.into()))?;
     if let Some(name) = PROGRAMS.iter().find(|name| !object.programs.contains_key(**name)) {
-        return Err(ObjectError::Missing { kind: "program", name });
+        return Err(ObjectError::Missing {
+            kind: "program",
+            name,
+        });
     }
     MAPS.iter()
         .map(|name| {
-            let map = object.maps.get(*name).ok_or(ObjectError::Missing { kind: "map", name })?;
+            let map = object
+                .maps
+                .get(*name)
+                .ok_or(ObjectError::Missing { kind: "map", name })?;
             let definition = Definition {
                 kind: map.map_type(),
                 key_size: map.key_size(),

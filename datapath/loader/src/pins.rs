@@ -84,8 +84,17 @@ pub fn uninstall(root: &Path) -> Result<Uninstalled, PinError> {
     for directory in [pins.next(), pins.maps(), pins.links_directory(), pins.base] {
         // Stays when somebody else has something in it.
         match fs::remove_dir(&directory) {
-            Err(source) if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-                return Err(PinError::File { operation: "remove", path: directory, source });
+            Err(source)
+                if !matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                return Err(PinError::File {
+                    operation: "remove",
+                    path: directory,
+                    source,
+                });
             }
             _ => {}
         }
@@ -156,7 +165,11 @@ impl Pins {
                 Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_DEADLINE => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                Err(TryLockError::WouldBlock) => return Err(PinError::Locked { path: self.base.clone() }),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(PinError::Locked {
+                        path: self.base.clone(),
+                    });
+                }
                 Err(TryLockError::Error(source)) => return Err(file_error("lock", &self.base, source)),
             }
         }
@@ -167,7 +180,11 @@ impl Pins {
         let mut links = Vec::new();
         for entry in entries(&self.links_directory())? {
             if let Some((program, ifindex)) = entry.file_name().to_str().and_then(parse_link) {
-                links.push(LinkPin { path: entry.path(), program, ifindex });
+                links.push(LinkPin {
+                    path: entry.path(),
+                    program,
+                    ifindex,
+                });
             }
         }
         links.sort_by(|a, b| (a.ifindex, a.program).cmp(&(b.ifindex, b.program)));
@@ -222,7 +239,10 @@ impl Pins {
     pub(crate) fn keep(&self, name: &str) -> Result<(), PinError> {
         let (from, to) = (self.maps().join(name), self.next().join(name));
         let pin = || -> io::Result<()> {
-            MapData::from_pin(&from).map_err(io_error)?.pin(&to).map_err(io::Error::other)
+            MapData::from_pin(&from)
+                .map_err(io_error)?
+                .pin(&to)
+                .map_err(io::Error::other)
         };
         pin().map_err(|source| file_error("pin", &to, source))
     }
@@ -231,7 +251,11 @@ impl Pins {
     /// has pinned among our maps moves along.
     pub(crate) fn commit_next(&self) -> Result<(), PinError> {
         let (maps, next) = (self.maps(), self.next());
-        let flags = if maps.exists() { RenameFlags::RENAME_EXCHANGE } else { RenameFlags::RENAME_NOREPLACE };
+        let flags = if maps.exists() {
+            RenameFlags::RENAME_EXCHANGE
+        } else {
+            RenameFlags::RENAME_NOREPLACE
+        };
         renameat2(AT_FDCWD, &next, AT_FDCWD, &maps, flags)
             .map_err(|errno| file_error("replace", &maps, errno.into()))?;
         self.discard_next()
@@ -263,9 +287,15 @@ impl Pins {
 }
 
 fn base_of(root: &Path) -> Result<PathBuf, PinError> {
-    let not_bpffs = || PinError::NotBpffs { root: root.to_owned() };
+    let not_bpffs = || PinError::NotBpffs {
+        root: root.to_owned(),
+    };
     let status = statfs(root).map_err(|_| not_bpffs())?;
-    if status.filesystem_type() == BPF_FS_MAGIC { Ok(root.join("seta")) } else { Err(not_bpffs()) }
+    if status.filesystem_type() == BPF_FS_MAGIC {
+        Ok(root.join("seta"))
+    } else {
+        Err(not_bpffs())
+    }
 }
 
 /// Splits `<program>-<ifindex>`; only the spelling that we write ourselves counts.
@@ -298,7 +328,9 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), PinError> {
 
 fn make_directory(path: &Path) -> Result<(), PinError> {
     match fs::create_dir(path) {
-        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(file_error("create", path, source)),
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(file_error("create", path, source))
+        }
         _ => Ok(()),
     }
 }
@@ -312,7 +344,11 @@ fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>, PinError> {
 }
 
 fn file_error(operation: &'static str, path: &Path, source: io::Error) -> PinError {
-    PinError::File { operation, path: path.to_owned(), source }
+    PinError::File {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -326,14 +362,28 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for root in [directory.path().to_owned(), directory.path().join("missing")] {
             let error = uninstall(&root).unwrap_err();
-            assert!(error.to_string().contains(&format!("mount -t bpf bpf {}", root.display())), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("mount -t bpf bpf {}", root.display())),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn only_names_that_we_write_are_links_of_ours() {
         assert_eq!(parse_link("from_pod-7"), Some(("from_pod", 7)));
-        for name in ["", "from_pod", "from_pod-", "from_pod-0", "from_pod-07", "from_pod-+7", "other-7", "from_pod-7-8"] {
+        for name in [
+            "",
+            "from_pod",
+            "from_pod-",
+            "from_pod-0",
+            "from_pod-07",
+            "from_pod-+7",
+            "other-7",
+            "from_pod-7-8",
+        ] {
             assert_eq!(parse_link(name), None, "{name}");
         }
     }

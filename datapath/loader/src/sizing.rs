@@ -59,10 +59,18 @@ impl MapSizes {
     #[must_use]
     pub fn for_memory(memory: u64, ratio: f64) -> Self {
         let entry = (size_of::<CtKey>() + size_of::<CtEntry>()) as u64;
-        let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, 1.0) };
+        let ratio = if ratio.is_nan() {
+            0.0
+        } else {
+            ratio.clamp(0.0, 1.0)
+        };
         // Exact enough: memory sizes are far below 2^53.
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss,
-            reason = "a share of memory between 0 and `memory`")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of memory between 0 and `memory`"
+        )]
         let budget = (memory as f64 * ratio) as u64;
         let default_cost = (CT_TCP_DEFAULT + CT_ANY_DEFAULT + NAT_DEFAULT) * entry;
         let entries = |default: u64, min: u32| {
@@ -78,7 +86,14 @@ impl MapSizes {
 
     /// By map name.
     pub(crate) fn by_name(&self) -> BTreeMap<&'static str, u32> {
-        let Self { endpoints, devices, ipcache, ct_tcp, ct_any, events_bytes } = *self;
+        let Self {
+            endpoints,
+            devices,
+            ipcache,
+            ct_tcp,
+            ct_any,
+            events_bytes,
+        } = *self;
         BTreeMap::from([
             (abi::names::ENDPOINTS, endpoints.max(1)),
             (abi::names::DEVICES, devices.max(1)),
@@ -86,7 +101,10 @@ impl MapSizes {
             (abi::names::CT_TCP, ct_tcp.max(1)),
             (abi::names::CT_ANY, ct_any.max(1)),
             // The kernel takes powers of two from a page on; 1 GiB is far above anything useful.
-            (abi::names::EVENTS, events_bytes.clamp(1 << 12, 1 << 30).next_power_of_two()),
+            (
+                abi::names::EVENTS,
+                events_bytes.clamp(1 << 12, 1 << 30).next_power_of_two(),
+            ),
         ])
     }
 }

@@ -27,7 +27,11 @@ pub(crate) const TCX_EGRESS: u32 = 47;
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the attribute is live for the call and its size is told; the rest is the caller's promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 #[repr(C)]
@@ -41,7 +45,10 @@ struct ObjGetAttr {
 /// Opens a pinned object of whatever kind.
 pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjGetAttr { pathname: path.as_ptr() as u64, ..ObjGetAttr::default() };
+    let mut attr = ObjGetAttr {
+        pathname: path.as_ptr() as u64,
+        ..ObjGetAttr::default()
+    };
     // SAFETY: this is the layout of BPF_OBJ_GET, and the path is a terminated string that outlives the call.
     let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
@@ -98,8 +105,20 @@ pub(crate) fn tcx_link(fd: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
     // SAFETY: this is the layout of BPF_OBJ_GET_INFO_BY_FD; the kernel writes at most `info_len` bytes to `info`,
     // which is that large and plain integers throughout.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    let LinkInfo { kind, id, prog_id, ifindex, attach_type, .. } = info;
-    Ok((kind == LINK_TYPE_TCX).then_some(TcxLink { id, program: prog_id, ifindex, attach_type }))
+    let LinkInfo {
+        kind,
+        id,
+        prog_id,
+        ifindex,
+        attach_type,
+        ..
+    } = info;
+    Ok((kind == LINK_TYPE_TCX).then_some(TcxLink {
+        id,
+        program: prog_id,
+        ifindex,
+        attach_type,
+    }))
 }
 
 #[repr(C)]
@@ -136,7 +155,13 @@ pub(crate) struct BatchReader<'a> {
 impl<'a> BatchReader<'a> {
     /// Of a hash map with entries of these sizes; `batch` is how many entries to read at a time, `max` how many the
     /// map can have.
-    pub(crate) fn new(map: BorrowedFd<'a>, key_size: usize, value_size: usize, batch: usize, max: usize) -> Self {
+    pub(crate) fn new(
+        map: BorrowedFd<'a>,
+        key_size: usize,
+        value_size: usize,
+        batch: usize,
+        max: usize,
+    ) -> Self {
         let batch = batch.clamp(1, max.max(1));
         Self {
             map,
@@ -161,7 +186,10 @@ impl<'a> BatchReader<'a> {
             let capacity = self.keys.len() / self.key_size;
             let mut next = Position::default();
             let mut attr = BatchAttr {
-                in_batch: self.position.as_ref().map_or(0, |position| std::ptr::from_ref(position) as u64),
+                in_batch: self
+                    .position
+                    .as_ref()
+                    .map_or(0, |position| std::ptr::from_ref(position) as u64),
                 out_batch: std::ptr::from_mut(&mut next) as u64,
                 keys: self.keys.as_mut_ptr() as u64,
                 values: self.values.as_mut_ptr() as u64,

@@ -28,6 +28,11 @@ pub(crate) struct Wire<T>(pub(crate) T);
 // `Pod` asks for; `Wire` adds nothing to the layout.
 unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> Pod for Wire<T> {}
 
+/// A key or value of a map: plain bytes without padding. The types of `abi` and plain numbers are.
+pub trait Layout: FromBytes + IntoBytes + Immutable + Copy + 'static {}
+
+impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Layout for T {}
+
 /// A map cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
@@ -77,19 +82,23 @@ pub struct Table<K, V> {
     _kv: PhantomData<(K, V)>,
 }
 
-impl<K, V> Table<K, V>
-where
-    K: FromBytes + IntoBytes + Immutable + Copy + 'static,
-    V: FromBytes + IntoBytes + Immutable + Copy + 'static,
-{
+impl<K: Layout, V: Layout> Table<K, V> {
     pub(crate) fn new(name: &'static str, map: Map) -> Result<Self, TableError> {
-        let layout = |error| TableError::Layout { name, source: io_error(error) };
+        let layout = |error| TableError::Layout {
+            name,
+            source: io_error(error),
+        };
         let twin_of = |data: &MapData| duplicate(data).map_err(layout);
         let max_of = |data: &MapData| data.info().map(|info| info.max_entries()).map_err(layout);
         let (twin, max) = match &map {
             Map::HashMap(data) => (Map::HashMap(twin_of(data)?), max_of(data)?),
             Map::LruHashMap(data) => (Map::LruHashMap(twin_of(data)?), max_of(data)?),
-            _ => return Err(TableError::Layout { name, source: io::Error::other("not a hash map") }),
+            _ => {
+                return Err(TableError::Layout {
+                    name,
+                    source: io::Error::other("not a hash map"),
+                });
+            }
         };
         Ok(Self {
             name,
@@ -120,7 +129,10 @@ where
         match self.reader.get(&Wire(*key), 0) {
             Ok(Wire(value)) => Ok(Some(value)),
             Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(TableError::Read { name: self.name, source: io_error(error) }),
+            Err(error) => Err(TableError::Read {
+                name: self.name,
+                source: io_error(error),
+            }),
         }
     }
 
@@ -149,8 +161,14 @@ where
         writer.insert(Wire(*key), Wire(*value), flags).map_err(|error| {
             let source = io_error(error);
             match source.raw_os_error() {
-                Some(libc::E2BIG) => TableError::MapFull { name: self.name, max: self.max },
-                _ => TableError::Write { name: self.name, source },
+                Some(libc::E2BIG) => TableError::MapFull {
+                    name: self.name,
+                    max: self.max,
+                },
+                _ => TableError::Write {
+                    name: self.name,
+                    source,
+                },
             }
         })
     }
@@ -169,7 +187,10 @@ where
                 if source.raw_os_error() == Some(libc::ENOENT) {
                     Ok(false)
                 } else {
-                    Err(TableError::Write { name: self.name, source })
+                    Err(TableError::Write {
+                        name: self.name,
+                        source,
+                    })
                 }
             }
         }
@@ -184,7 +205,11 @@ where
     pub fn batches_of(&self, batch: usize) -> Batches<'_, K, V> {
         let map = self.reader_fd();
         let reader = BatchReader::new(map, size_of::<K>(), size_of::<V>(), batch, self.max as usize);
-        Batches { name: self.name, reader, _kv: PhantomData }
+        Batches {
+            name: self.name,
+            reader,
+            _kv: PhantomData,
+        }
     }
 
     fn reader_fd(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -225,7 +250,12 @@ where
             match batches.reader.next_batch() {
                 Ok(0) => return Ok(count),
                 Ok(read) => count += u32::try_from(read).unwrap_or(u32::MAX),
-                Err(source) => return Err(TableError::Read { name: self.name, source }),
+                Err(source) => {
+                    return Err(TableError::Read {
+                        name: self.name,
+                        source,
+                    });
+                }
             }
         }
     }
@@ -254,7 +284,7 @@ pub struct Batches<'a, K, V> {
     _kv: PhantomData<(K, V)>,
 }
 
-impl<K: FromBytes + Copy, V: FromBytes + Copy> Iterator for Batches<'_, K, V> {
+impl<K: Layout, V: Layout> Iterator for Batches<'_, K, V> {
     type Item = Result<Vec<(K, V)>, TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -272,7 +302,10 @@ impl<K: FromBytes + Copy, V: FromBytes + Copy> Iterator for Batches<'_, K, V> {
             }
             Err(source) => {
                 self.reader.finish();
-                Some(Err(TableError::Read { name: self.name, source }))
+                Some(Err(TableError::Read {
+                    name: self.name,
+                    source,
+                }))
             }
         }
     }

@@ -18,8 +18,11 @@ pub(crate) fn namespace(purpose: &str) -> Option<Namespace> {
         println!("SKIP: needs root to make network namespaces");
         return None;
     }
-    let name =
-        format!("seta-t-netlink-{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let name = format!(
+        "seta-t-netlink-{purpose}-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
     run("ip", &["netns", "add", &name]);
     let netns = Netns::open(format!("/run/netns/{name}")).unwrap();
     Some(Namespace { name, netns })
@@ -39,7 +42,11 @@ impl Namespace {
             .output()
             .unwrap();
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr) + &text(&output.stdout)) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr) + &text(&output.stdout))
+        }
     }
 }
 

@@ -10,20 +10,47 @@ use crate::harness::namespace;
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 
 fn end(name: &str) -> VethEnd<'_> {
-    VethEnd { name, mac: None, netns: None }
+    VethEnd {
+        name,
+        mac: None,
+        netns: None,
+    }
 }
 
 #[tokio::test]
 async fn a_pair_is_made_changed_and_deleted() {
     let Some(ns) = namespace("pair") else { return };
     let netlink = ns.connect().await;
-    netlink.add_veth(&VethEnd { mac: Some(MAC), ..end("one") }, &end("other"), 1400).await.unwrap();
-    let (one, other) = (netlink.link_by_name("one").await.unwrap(), netlink.link_by_name("other").await.unwrap());
-    assert_eq!((one.mac, one.mtu, one.up, one.kind.as_deref()), (Some(MAC), 1400, false, Some("veth")));
+    netlink
+        .add_veth(
+            &VethEnd {
+                mac: Some(MAC),
+                ..end("one")
+            },
+            &end("other"),
+            1400,
+        )
+        .await
+        .unwrap();
+    let (one, other) = (
+        netlink.link_by_name("one").await.unwrap(),
+        netlink.link_by_name("other").await.unwrap(),
+    );
+    assert_eq!(
+        (one.mac, one.mtu, one.up, one.kind.as_deref()),
+        (Some(MAC), 1400, false, Some("veth"))
+    );
     assert_eq!((one.peer, other.peer), (Some(other.index), Some(one.index)));
-    assert!(one.sizes.gso_max >= 65536 && one.sizes.gro_max >= 65536, "{:?}", one.sizes);
+    assert!(
+        one.sizes.gso_max >= 65536 && one.sizes.gro_max >= 65536,
+        "{:?}",
+        one.sizes
+    );
 
-    let error = netlink.add_veth(&end("one"), &end("third"), 1500).await.unwrap_err();
+    let error = netlink
+        .add_veth(&end("one"), &end("third"), 1500)
+        .await
+        .unwrap_err();
     assert!(error.is_exists(), "{error}");
     assert!(error.to_string().contains("one"), "{error}");
 
@@ -33,10 +60,19 @@ async fn a_pair_is_made_changed_and_deleted() {
     netlink.set_mtu(one.index, 9000).await.unwrap();
     netlink.rename(other.index, "renamed").await.unwrap();
     let one = netlink.link_by_index(one.index).await.unwrap();
-    assert_eq!((one.up, one.running, one.noarp, one.mtu), (true, true, true, 9000));
+    assert_eq!(
+        (one.up, one.running, one.noarp, one.mtu),
+        (true, true, true, 9000)
+    );
     assert_eq!(netlink.link_by_index(other.index).await.unwrap().name, "renamed");
 
-    let names: Vec<String> = netlink.links().await.unwrap().into_iter().map(|link| link.name).collect();
+    let names: Vec<String> = netlink
+        .links()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|link| link.name)
+        .collect();
     assert_eq!(names.len(), 3, "{names:?}");
     assert!(netlink.delete_link("one").await.unwrap());
     assert!(!netlink.delete_link("one").await.unwrap());
@@ -54,15 +90,26 @@ async fn a_bridge_takes_ports() {
     assert_eq!(bridge.kind.as_deref(), Some("bridge"));
     let port = netlink.link_by_name("port").await.unwrap().index;
     netlink.set_controller(port, bridge.index).await.unwrap();
-    assert_eq!(netlink.link_by_index(port).await.unwrap().controller, Some(bridge.index));
+    assert_eq!(
+        netlink.link_by_index(port).await.unwrap().controller,
+        Some(bridge.index)
+    );
 }
 
 #[tokio::test]
 async fn a_link_moves_to_another_namespace() {
-    let (Some(here), Some(there)) = (namespace("here"), namespace("there")) else { return };
+    let (Some(here), Some(there)) = (namespace("here"), namespace("there")) else {
+        return;
+    };
     let netlink = here.connect().await;
-    netlink.add_veth(&end("stays"), &end("moves"), 1500).await.unwrap();
-    netlink.move_to(netlink.link_by_name("moves").await.unwrap().index, &there.netns).await.unwrap();
+    netlink
+        .add_veth(&end("stays"), &end("moves"), 1500)
+        .await
+        .unwrap();
+    netlink
+        .move_to(netlink.link_by_name("moves").await.unwrap().index, &there.netns)
+        .await
+        .unwrap();
     assert!(netlink.link_by_name("moves").await.unwrap_err().is_not_found());
     assert!(there.connect().await.link_by_name("moves").await.is_ok());
     assert!(netlink.link_by_name("stays").await.unwrap().peer_netns.is_some());
@@ -75,20 +122,48 @@ async fn addresses_are_usable_at_once() {
     netlink.add_veth(&end("one"), &end("other"), 1500).await.unwrap();
     let index = netlink.link_by_name("one").await.unwrap().index;
     netlink.set_up(index, true).await.unwrap();
-    netlink.set_up(netlink.link_by_name("other").await.unwrap().index, true).await.unwrap();
+    netlink
+        .set_up(netlink.link_by_name("other").await.unwrap().index, true)
+        .await
+        .unwrap();
     for net in ["2001:db8::1/128", "192.0.2.1/32", "2001:db8::1/128"] {
         netlink.add_address(index, net.parse().unwrap()).await.unwrap();
     }
     let addresses = netlink.addresses().await.unwrap();
-    let global: Vec<_> = addresses.iter().filter(|address| address.device == index && address.global).collect();
+    let global: Vec<_> = addresses
+        .iter()
+        .filter(|address| address.device == index && address.global)
+        .collect();
     assert_eq!(global.len(), 2, "{addresses:?}");
     assert!(global.iter().all(|address| !address.tentative), "{addresses:?}");
-    assert_eq!(netlink.global_address(index).await.unwrap(), "2001:db8::1".parse::<IpAddr>().unwrap());
+    assert_eq!(
+        netlink.global_address(index).await.unwrap(),
+        "2001:db8::1".parse::<IpAddr>().unwrap()
+    );
 
-    assert!(netlink.delete_address(index, "2001:db8::1/128".parse().unwrap()).await.unwrap());
-    assert!(!netlink.delete_address(index, "2001:db8::1/128".parse().unwrap()).await.unwrap());
-    assert_eq!(netlink.global_address(index).await.unwrap(), "192.0.2.1".parse::<IpAddr>().unwrap());
-    assert!(netlink.add_address(4711, "2001:db8::1/128".parse().unwrap()).await.unwrap_err().is_not_found());
+    assert!(
+        netlink
+            .delete_address(index, "2001:db8::1/128".parse().unwrap())
+            .await
+            .unwrap()
+    );
+    assert!(
+        !netlink
+            .delete_address(index, "2001:db8::1/128".parse().unwrap())
+            .await
+            .unwrap()
+    );
+    assert_eq!(
+        netlink.global_address(index).await.unwrap(),
+        "192.0.2.1".parse::<IpAddr>().unwrap()
+    );
+    assert!(
+        netlink
+            .add_address(4711, "2001:db8::1/128".parse().unwrap())
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 }
 
 #[tokio::test]
@@ -102,7 +177,10 @@ async fn neighbours_are_permanent() {
     netlink.set_neighbour(index, ip, Mac::default()).await.unwrap();
     netlink.set_neighbour(index, ip, MAC).await.unwrap();
     let entries = netlink.neighbours().await.unwrap();
-    let entry = entries.iter().find(|entry| entry.ip == ip && entry.device == index).expect("is in the table");
+    let entry = entries
+        .iter()
+        .find(|entry| entry.ip == ip && entry.device == index)
+        .expect("is in the table");
     assert_eq!((entry.mac, entry.permanent), (Some(MAC), true));
     assert!(netlink.delete_neighbour(index, ip).await.unwrap());
     assert!(!netlink.delete_neighbour(index, ip).await.unwrap());
@@ -114,14 +192,19 @@ async fn settings_belong_to_the_namespace() {
     let sysctls = Sysctls::default();
     let name = "net/ipv6/conf/all/forwarding";
     let outside = sysctls.get(name).unwrap();
-    sysctls.set_in(&ns.netns, vec![(name.to_owned(), "1".to_owned())]).await.unwrap().unwrap();
+    sysctls
+        .set_in(&ns.netns, vec![(name.to_owned(), "1".to_owned())])
+        .await
+        .unwrap();
     let inside = {
         let sysctls = sysctls.clone();
         ns.netns.run(move || sysctls.get(name)).await.unwrap().unwrap()
     };
     assert_eq!(inside, "1");
     assert_eq!(sysctls.get(name).unwrap(), outside);
-    let refused = sysctls.set_in(&ns.netns, vec![(name.to_owned(), "often".to_owned())]).await.unwrap();
+    let refused = sysctls
+        .set_in(&ns.netns, vec![(name.to_owned(), "often".to_owned())])
+        .await;
     assert!(matches!(refused, Err(SysctlError::Write { .. })), "{refused:?}");
 }
 
@@ -130,9 +213,18 @@ async fn threads_of_the_caller_stay_where_they_are() {
     let Some(ns) = namespace("thread") else { return };
     let here = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     let before = here();
-    let inside = ns.netns.run(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).await.unwrap();
+    let inside = ns
+        .netns
+        .run(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap())
+        .await
+        .unwrap();
     assert_ne!(inside, before);
-    assert_eq!(ns.netns.run_blocking(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap(), inside);
+    assert_eq!(
+        ns.netns
+            .run_blocking(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap())
+            .unwrap(),
+        inside
+    );
     assert_eq!(here(), before);
 }
 
@@ -155,7 +247,10 @@ async fn news_of_devices_and_addresses() {
     let netlink = ns.connect().await;
     netlink.add_veth(&end("one"), &end("other"), 1500).await.unwrap();
     let index = netlink.link_by_name("one").await.unwrap().index;
-    netlink.add_address(index, "2001:db8::1/128".parse().unwrap()).await.unwrap();
+    netlink
+        .add_address(index, "2001:db8::1/128".parse().unwrap())
+        .await
+        .unwrap();
     netlink.delete_link("one").await.unwrap();
 
     let (mut link, mut address) = (false, false);
@@ -170,6 +265,8 @@ async fn news_of_devices_and_addresses() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), watch).await.expect("the news come");
+    tokio::time::timeout(Duration::from_secs(5), watch)
+        .await
+        .expect("the news come");
     assert!(link && address);
 }

@@ -34,13 +34,23 @@ async fn namespaces() -> Option<(Namespace, Namespace, Netlink)> {
 }
 
 /// `configure_pod` writes the host side's settings in the namespace of its own thread, so the test goes there.
-async fn configure_from(host: &Namespace, pod: &Namespace, sysctls: Sysctls, want: PodNetwork) -> Result<(), PodError> {
+async fn configure_from(
+    host: &Namespace,
+    pod: &Namespace,
+    sysctls: Sysctls,
+    want: PodNetwork,
+) -> Result<(), PodError> {
     let (host_path, pod_path) = (host.netns.path().to_owned(), pod.netns.path().to_owned());
     host.netns
         .run(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(async {
-                let host = Netlink::open_in(&seta_netlink::Netns::open(host_path).unwrap()).await.unwrap();
+                let host = Netlink::open_in(&seta_netlink::Netns::open(host_path).unwrap())
+                    .await
+                    .unwrap();
                 let pod = seta_netlink::Netns::open(pod_path).unwrap();
                 configure_pod(&host, &pod, &sysctls, &want).await.map(|devices| {
                     assert!(devices.host_index > 1 && devices.index > 1);
@@ -53,11 +63,13 @@ async fn configure_from(host: &Namespace, pod: &Namespace, sysctls: Sysctls, wan
 
 #[tokio::test]
 async fn the_first_packet_goes_through() {
-    let Some((host, pod, netlink)) = namespaces().await else { return };
+    let Some((host, pod, netlink)) = namespaces().await else {
+        return;
+    };
     // As a container runtime leaves it.
     let sysctls = Sysctls::default();
     let off = vec![("net/ipv6/conf/all/disable_ipv6".to_owned(), "1".to_owned())];
-    sysctls.set_in(&pod.netns, off).await.unwrap().unwrap();
+    sysctls.set_in(&pod.netns, off).await.unwrap();
 
     let start = Instant::now();
     configure_from(&host, &pod, sysctls, wanted()).await.unwrap();
@@ -68,49 +80,99 @@ async fn the_first_packet_goes_through() {
     assert_eq!((eth0.mac, eth0.mtu, eth0.up), (Some(wanted().mac), 1500, true));
     assert!(inside.link_by_name("lo").await.unwrap().up);
     let addresses = inside.addresses().await.unwrap();
-    let address = addresses.iter().find(|address| address.net.addr() == ip(POD)).expect("has its address");
+    let address = addresses
+        .iter()
+        .find(|address| address.net.addr() == ip(POD))
+        .expect("has its address");
     assert_eq!((address.net.prefix_len(), address.tentative), (128, false));
     let routes = inside.our_routes().await.unwrap();
-    let default = Route { mtu: Some(1450), ..Route::default_via(ip(ROUTER), eth0.index) };
+    let default = Route {
+        mtu: Some(1450),
+        ..Route::default_via(ip(ROUTER), eth0.index)
+    };
     assert!(routes.contains(&default), "{routes:?}");
-    assert!(routes.contains(&Route::new("fd00:10:244::1/128".parse().unwrap(), eth0.index)), "{routes:?}");
+    assert!(
+        routes.contains(&Route::new("fd00:10:244::1/128".parse().unwrap(), eth0.index)),
+        "{routes:?}"
+    );
 
     // The host's stack plays the router.
     let lxc = netlink.link_by_name("lxc1234").await.unwrap();
-    assert_eq!((lxc.mac, lxc.up, lxc.peer), (Some(wanted().host_mac), true, Some(eth0.index)));
-    netlink.add_address(lxc.index, "fd00:10:244::1/128".parse().unwrap()).await.unwrap();
-    netlink.add_route(&Route::new("fd00:10:244::6321/128".parse().unwrap(), lxc.index)).await.unwrap();
+    assert_eq!(
+        (lxc.mac, lxc.up, lxc.peer),
+        (Some(wanted().host_mac), true, Some(eth0.index))
+    );
+    netlink
+        .add_address(lxc.index, "fd00:10:244::1/128".parse().unwrap())
+        .await
+        .unwrap();
+    netlink
+        .add_route(&Route::new("fd00:10:244::6321/128".parse().unwrap(), lxc.index))
+        .await
+        .unwrap();
     pod.run("ping", &["-6", "-c", "1", "-W", "2", ROUTER]).unwrap();
     host.run("ping", &["-6", "-c", "1", "-W", "2", POD]).unwrap();
 }
 
 #[tokio::test]
 async fn a_failure_leaves_nothing_behind() {
-    let Some((host, pod, netlink)) = namespaces().await else { return };
-    let bad_address = PodNetwork { addresses: vec![ip("ff02::1")], ..wanted() };
-    let bad_router = PodNetwork { routers: vec![ip(ROUTER), ip(ROUTER)], ..wanted() };
+    let Some((host, pod, netlink)) = namespaces().await else {
+        return;
+    };
+    let bad_address = PodNetwork {
+        addresses: vec![ip("ff02::1")],
+        ..wanted()
+    };
+    let bad_router = PodNetwork {
+        routers: vec![ip(ROUTER), ip(ROUTER)],
+        ..wanted()
+    };
     for want in [bad_address, bad_router] {
-        let error = configure_from(&host, &pod, Sysctls::default(), want).await.unwrap_err();
+        let error = configure_from(&host, &pod, Sysctls::default(), want)
+            .await
+            .unwrap_err();
         assert!(matches!(error, PodError::Configure(_)), "{error:?}");
         assert!(netlink.link_by_name("lxc1234").await.unwrap_err().is_not_found());
     }
     let empty = std::env::temp_dir().join("seta-t-netlink-no-such-directory");
-    let error = configure_from(&host, &pod, Sysctls::at(empty), wanted()).await.unwrap_err();
+    let error = configure_from(&host, &pod, Sysctls::at(empty), wanted())
+        .await
+        .unwrap_err();
     assert!(matches!(error, PodError::Sysctl(_)), "{error:?}");
     assert!(netlink.link_by_name("lxc1234").await.unwrap_err().is_not_found());
-    assert!(pod.connect().await.link_by_name("eth0").await.unwrap_err().is_not_found());
+    assert!(
+        pod.connect()
+            .await
+            .link_by_name("eth0")
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
     // And the same pod can be made afterwards.
-    configure_from(&host, &pod, Sysctls::default(), wanted()).await.unwrap();
+    configure_from(&host, &pod, Sysctls::default(), wanted())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn names_that_are_taken_are_told_and_kept() {
-    let Some((host, pod, netlink)) = namespaces().await else { return };
+    let Some((host, pod, netlink)) = namespaces().await else {
+        return;
+    };
     let inside = pod.connect().await;
-    let end = |name| VethEnd { name, mac: None, netns: None };
+    let end = |name| VethEnd {
+        name,
+        mac: None,
+        netns: None,
+    };
     inside.add_veth(&end("eth0"), &end("other"), 1500).await.unwrap();
-    let error = configure_from(&host, &pod, Sysctls::default(), wanted()).await.unwrap_err();
-    assert!(matches!(&error, PodError::Link(error) if error.is_exists()), "{error:?}");
+    let error = configure_from(&host, &pod, Sysctls::default(), wanted())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, PodError::Link(error) if error.is_exists()),
+        "{error:?}"
+    );
     assert!(inside.link_by_name("eth0").await.is_ok());
     assert!(netlink.link_by_name("lxc1234").await.unwrap_err().is_not_found());
 }
@@ -121,11 +183,20 @@ async fn many_pods_one_after_the_other() {
     let mut times = Vec::new();
     for number in 0..20 {
         let Some(pod) = namespace("one") else { return };
-        let want = PodNetwork { host_device: format!("lxc{number}"), ..wanted() };
+        let want = PodNetwork {
+            host_device: format!("lxc{number}"),
+            ..wanted()
+        };
         let start = Instant::now();
-        configure_from(&host, &pod, Sysctls::default(), want).await.unwrap();
+        configure_from(&host, &pod, Sysctls::default(), want)
+            .await
+            .unwrap();
         times.push(start.elapsed());
     }
     times.sort();
-    println!("configure_pod: p50 {:?}, max {:?}", times[times.len() / 2], times.last().unwrap_or(&Duration::ZERO));
+    println!(
+        "configure_pod: p50 {:?}, max {:?}",
+        times[times.len() / 2],
+        times.last().unwrap_or(&Duration::ZERO)
+    );
 }

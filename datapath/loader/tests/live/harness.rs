@@ -30,13 +30,27 @@ pub(crate) fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
         return;
     }
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let pod = format!("seta-t-loader-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let pod = format!(
+        "seta-t-loader-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
     let result = std::thread::spawn(move || {
         run("ip", &["netns", "add", &pod]);
-        let node = Node { root: tempfile::tempdir().unwrap(), pod };
+        let node = Node {
+            root: tempfile::tempdir().unwrap(),
+            pod,
+        };
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let nothing: Option<&str> = None;
-        mount(nothing, "/", nothing, MsFlags::MS_PRIVATE | MsFlags::MS_REC, nothing).unwrap();
+        mount(
+            nothing,
+            "/",
+            nothing,
+            MsFlags::MS_PRIVATE | MsFlags::MS_REC,
+            nothing,
+        )
+        .unwrap();
         mount(Some("bpf"), node.root(), Some("bpf"), MsFlags::empty(), nothing).unwrap();
         test(&node);
     })
@@ -71,8 +85,18 @@ impl Node {
     pub(crate) fn options(&self) -> Options {
         Options {
             root: self.root().to_owned(),
-            config: Config { router_v6: addr(ROUTER), ..Config::default() },
-            sizes: MapSizes { endpoints: 64, devices: 64, ipcache: 64, ct_tcp: 4096, ct_any: 4096, events_bytes: 1 << 16 },
+            config: Config {
+                router_v6: addr(ROUTER),
+                ..Config::default()
+            },
+            sizes: MapSizes {
+                endpoints: 64,
+                devices: 64,
+                ipcache: 64,
+                ct_tcp: 4096,
+                ct_any: 4096,
+                events_bytes: 1 << 16,
+            },
             ..Options::default()
         }
     }
@@ -82,7 +106,14 @@ impl Node {
     pub(crate) fn link_pod(&self) -> u32 {
         let (node_mac, pod_mac) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
         let peer = ["peer", "name", "eth0", "address", pod_mac, "netns", &self.pod];
-        run("ip", &[&["link", "add", "lxc", "address", node_mac, "type", "veth"], &peer[..]].concat());
+        run(
+            "ip",
+            &[
+                &["link", "add", "lxc", "address", node_mac, "type", "veth"],
+                &peer[..],
+            ]
+            .concat(),
+        );
         for device in ["all", "lxc"] {
             std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
             std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/forwarding"), "1").unwrap();
@@ -104,7 +135,10 @@ impl Node {
             &format!("neigh add {ROUTER} lladdr {node_mac} dev eth0 nud permanent"),
         ] {
             let inside = ["netns", "exec", &self.pod, "ip"];
-            run("ip", &inside.into_iter().chain(arguments.split(' ')).collect::<Vec<_>>());
+            run(
+                "ip",
+                &inside.into_iter().chain(arguments.split(' ')).collect::<Vec<_>>(),
+            );
         }
         if_nametoindex("lxc").unwrap()
     }
@@ -119,12 +153,25 @@ impl Node {
             node_mac: NODE_MAC,
             ..Endpoint::default()
         };
-        let node = Endpoint { identity: identity::HOST, flags: Endpoint::HOST, ..Endpoint::default() };
+        let node = Endpoint {
+            identity: identity::HOST,
+            flags: Endpoint::HOST,
+            ..Endpoint::default()
+        };
         datapath.endpoints().insert(&addr(POD), &pod).unwrap();
         datapath.endpoints().insert(&addr(NODE), &node).unwrap();
         datapath.devices().insert(&lxc, &addr(POD)).unwrap();
         for (address, identity) in [(POD, identity::MIN_CLUSTER), (NODE, identity::HOST)] {
-            datapath.ipcache().insert(&addr(address), &Peer { identity, ..Peer::default() }).unwrap();
+            datapath
+                .ipcache()
+                .insert(
+                    &addr(address),
+                    &Peer {
+                        identity,
+                        ..Peer::default()
+                    },
+                )
+                .unwrap();
         }
     }
 
@@ -132,7 +179,18 @@ impl Node {
     pub(crate) fn ping(&self, count: u32) -> Ping {
         let child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", self.pod))
-            .args(["ping", "-6", "-q", "-i", "0.002", "-W", "2", "-c", &count.to_string(), NODE])
+            .args([
+                "ping",
+                "-6",
+                "-q",
+                "-i",
+                "0.002",
+                "-W",
+                "2",
+                "-c",
+                &count.to_string(),
+                NODE,
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -157,7 +215,12 @@ impl Ping {
         let output = self.child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         let count = self.count;
-        assert!(text.contains(&format!("{count} packets transmitted, {count} received, 0% packet loss")), "{text}");
+        assert!(
+            text.contains(&format!(
+                "{count} packets transmitted, {count} received, 0% packet loss"
+            )),
+            "{text}"
+        );
     }
 }
 
@@ -174,5 +237,9 @@ pub(crate) fn nth(number: u32) -> Addr {
 
 pub(crate) fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

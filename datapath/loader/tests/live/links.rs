@@ -16,7 +16,10 @@ fn programs_are_attached_once_and_seen_in_the_kernel() {
         assert_eq!(datapath.attach_pod(lxc).unwrap(), Attached::New);
         assert_eq!(datapath.attach_pod(lxc).unwrap(), Attached::Kept);
         let attachments = datapath.attachments().unwrap();
-        let seen: Vec<_> = attachments.iter().map(|one| (one.program, one.ifindex, one.direction, one.current)).collect();
+        let seen: Vec<_> = attachments
+            .iter()
+            .map(|one| (one.program, one.ifindex, one.direction, one.current))
+            .collect();
         assert_eq!(
             seen,
             [
@@ -49,7 +52,10 @@ fn the_datapath_outlives_the_agent() {
         assert_eq!(datapath.news(), []);
         let attachments = datapath.attachments().unwrap();
         assert_eq!(attachments.len(), 2);
-        assert!(attachments.iter().all(|attachment| !attachment.current), "{attachments:?}");
+        assert!(
+            attachments.iter().all(|attachment| !attachment.current),
+            "{attachments:?}"
+        );
         assert_eq!(datapath.endpoints().count().unwrap(), 2);
     });
 }
@@ -69,8 +75,15 @@ fn no_packet_is_lost_when_agents_come_and_go() {
             // Every other time the tables get another size, and so are made anew.
             let ct_any = if upgrades % 2 == 0 { 4096 } else { 8192 };
             let options = Options {
-                config: Config { monitor_interval: upgrades, ..node.options().config },
-                sizes: MapSizes { endpoints: 64 + u32::try_from(upgrades).unwrap() % 2, ct_any, ..node.options().sizes },
+                config: Config {
+                    monitor_interval: upgrades,
+                    ..node.options().config
+                },
+                sizes: MapSizes {
+                    endpoints: 64 + u32::try_from(upgrades).unwrap() % 2,
+                    ct_any,
+                    ..node.options().sizes
+                },
                 ..node.options()
             };
             let next = Datapath::open(&options).unwrap();
@@ -81,7 +94,13 @@ fn no_packet_is_lost_when_agents_come_and_go() {
         ping.expect_no_loss();
         assert!(upgrades > 3, "only {upgrades} upgrades");
         println!("{upgrades} upgrades under 1000 pings");
-        assert!(datapath.attachments().unwrap().iter().all(|attachment| attachment.current));
+        assert!(
+            datapath
+                .attachments()
+                .unwrap()
+                .iter()
+                .all(|attachment| attachment.current)
+        );
     });
 }
 
@@ -93,7 +112,10 @@ fn links_of_devices_that_are_gone_are_cleared_away() {
         datapath.attach_pod(lxc).unwrap();
         crate::harness::run("ip", &["link", "delete", "lxc"]);
         let attachments = datapath.attachments().unwrap();
-        assert!(attachments.iter().all(|attachment| attachment.ifindex.is_none()), "{attachments:?}");
+        assert!(
+            attachments.iter().all(|attachment| attachment.ifindex.is_none()),
+            "{attachments:?}"
+        );
         assert_eq!(datapath.prune().unwrap(), 2);
         assert_eq!(datapath.attachments().unwrap(), []);
         let error = datapath.attach_pod(lxc).unwrap_err();
@@ -117,7 +139,13 @@ fn a_pin_of_a_device_number_that_was_used_before_is_replaced() {
             fs::rename(pin(lxc), pin(again)).unwrap();
         }
         assert_eq!(datapath.attach_pod(again).unwrap(), Attached::New);
-        assert!(datapath.attachments().unwrap().iter().all(|attachment| attachment.ifindex == Some(again)));
+        assert!(
+            datapath
+                .attachments()
+                .unwrap()
+                .iter()
+                .all(|attachment| attachment.ifindex == Some(again))
+        );
     });
 }
 
@@ -132,7 +160,10 @@ fn foreign_pins_among_the_links_are_left_alone() {
         fs::create_dir(&in_the_way).unwrap();
         let error = datapath.attach_pod(lxc).unwrap_err();
         assert!(matches!(error, AttachError::ForeignPin { .. }), "{error}");
-        assert!(error.to_string().contains(&in_the_way.display().to_string()), "{error}");
+        assert!(
+            error.to_string().contains(&in_the_way.display().to_string()),
+            "{error}"
+        );
         assert_eq!(datapath.attachments().unwrap(), []);
         assert_eq!(datapath.detach(lxc).unwrap(), 0);
         assert!(foreign.exists() && in_the_way.exists());
@@ -150,7 +181,10 @@ fn uninstall_takes_away_all_that_is_ours_and_nothing_else() {
         let removed = uninstall(node.root()).unwrap();
         assert_eq!((removed.links, removed.maps), (2, 9));
         assert!(!node.root().join("seta").exists());
-        assert_eq!(uninstall(node.root()).unwrap(), seta_loader::Uninstalled::default());
+        assert_eq!(
+            uninstall(node.root()).unwrap(),
+            seta_loader::Uninstalled::default()
+        );
         // The stack alone carries the packets again.
         node.ping(10).expect_no_loss();
 

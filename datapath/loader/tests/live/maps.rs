@@ -9,11 +9,21 @@ use seta_loader::{Datapath, MapReason, MapSizes, OpenError, Options};
 use crate::harness::{Node, nth, on_a_node};
 
 fn pinned_id(node: &Node, name: &str) -> u32 {
-    MapData::from_pin(node.maps().join(name)).unwrap().info().unwrap().id()
+    MapData::from_pin(node.maps().join(name))
+        .unwrap()
+        .info()
+        .unwrap()
+        .id()
 }
 
 fn connection(port: u16) -> CtKey {
-    CtKey { src: nth(1), dst: nth(2), src_port: port.to_be_bytes(), proto: 6, ..CtKey::default() }
+    CtKey {
+        src: nth(1),
+        dst: nth(2),
+        src_port: port.to_be_bytes(),
+        proto: 6,
+        ..CtKey::default()
+    }
 }
 
 #[test]
@@ -21,14 +31,26 @@ fn a_first_start_makes_every_map_and_says_so() {
     on_a_node(|node| {
         let datapath = Datapath::open(&node.options()).unwrap();
         assert_eq!(datapath.news().len(), 8);
-        assert!(datapath.news().iter().all(|news| news.reason == MapReason::Missing && !news.reason.is_replacement()));
+        assert!(
+            datapath
+                .news()
+                .iter()
+                .all(|news| news.reason == MapReason::Missing && !news.reason.is_replacement())
+        );
         let infos = datapath.map_infos().unwrap();
         let endpoints = infos.iter().find(|info| info.name == names::ENDPOINTS).unwrap();
-        assert_eq!((endpoints.kind.as_str(), endpoints.max_entries, endpoints.entries), ("Hash", 64, Some(0)));
+        assert_eq!(
+            (endpoints.kind.as_str(), endpoints.max_entries, endpoints.entries),
+            ("Hash", 64, Some(0))
+        );
         assert!(infos.iter().all(|info| info.bytes > 0), "{infos:?}");
         let programs = datapath.program_infos().unwrap();
         assert_eq!(programs.len(), 5);
-        assert!(programs.iter().all(|program| program.verified_instructions > 0 && program.jited_bytes > 0));
+        assert!(
+            programs
+                .iter()
+                .all(|program| program.verified_instructions > 0 && program.jited_bytes > 0)
+        );
     });
 }
 
@@ -37,21 +59,41 @@ fn another_size_keeps_the_entries() {
     on_a_node(|node| {
         let datapath = Datapath::open(&node.options()).unwrap();
         for port in 1..=1000 {
-            let entry = CtEntry { packets: u64::from(port), ..CtEntry::default() };
+            let entry = CtEntry {
+                packets: u64::from(port),
+                ..CtEntry::default()
+            };
             datapath.ct_tcp().insert(&connection(port), &entry).unwrap();
         }
         for number in 0..50 {
             datapath.devices().insert(&number, &nth(number)).unwrap();
         }
         let kept = pinned_id(node, names::ENDPOINTS);
-        let sizes = MapSizes { ct_tcp: 8192, devices: 20, ..node.options().sizes };
-        let next = Datapath::open(&Options { sizes, ..node.options() }).unwrap();
+        let sizes = MapSizes {
+            ct_tcp: 8192,
+            devices: 20,
+            ..node.options().sizes
+        };
+        let next = Datapath::open(&Options {
+            sizes,
+            ..node.options()
+        })
+        .unwrap();
 
-        let news: Vec<_> = next.news().iter().map(|news| (news.name, news.reason, news.copied, news.left)).collect();
+        let news: Vec<_> = next
+            .news()
+            .iter()
+            .map(|news| (news.name, news.reason, news.copied, news.left))
+            .collect();
         assert_eq!(
             news,
             [
-                (names::CT_TCP, MapReason::Resized { from: 4096, to: 8192 }, 1000, 0),
+                (
+                    names::CT_TCP,
+                    MapReason::Resized { from: 4096, to: 8192 },
+                    1000,
+                    0
+                ),
                 (names::DEVICES, MapReason::Resized { from: 64, to: 20 }, 20, 30),
             ]
         );
@@ -60,7 +102,10 @@ fn another_size_keeps_the_entries() {
         assert_eq!(pinned_id(node, names::ENDPOINTS), kept);
 
         // What programs of the predecessor see until they are exchanged.
-        datapath.ct_tcp().insert(&connection(5000), &CtEntry::default()).unwrap();
+        datapath
+            .ct_tcp()
+            .insert(&connection(5000), &CtEntry::default())
+            .unwrap();
         assert_eq!(next.settle().unwrap(), 1);
         assert!(next.ct_tcp().get(&connection(5000)).unwrap().is_some());
         assert_eq!(next.settle().unwrap(), 0);
@@ -78,7 +123,11 @@ fn maps_of_another_version_are_not_touched_by_this_one() {
         let next = Datapath::open(&node.options()).unwrap();
         let from = Some(abi::ABI_VERSION + 1);
         assert_eq!(next.news().len(), 8);
-        assert!(next.news().iter().all(|news| news.reason == MapReason::OtherAbi { from } && news.copied == 0));
+        assert!(
+            next.news()
+                .iter()
+                .all(|news| news.reason == MapReason::OtherAbi { from } && news.copied == 0)
+        );
         assert_eq!(next.devices().count().unwrap(), 0);
         assert_eq!(datapath.devices().count().unwrap(), 1);
         // And now the version is right.
@@ -93,7 +142,11 @@ fn maps_without_a_version_are_replaced() {
         drop(Datapath::open(&node.options()).unwrap());
         fs::remove_file(node.maps().join("seta_abi")).unwrap();
         let next = Datapath::open(&node.options()).unwrap();
-        assert!(next.news().iter().all(|news| news.reason == MapReason::OtherAbi { from: None }));
+        assert!(
+            next.news()
+                .iter()
+                .all(|news| news.reason == MapReason::OtherAbi { from: None })
+        );
     });
 }
 
@@ -113,7 +166,13 @@ fn strangers_in_the_directory_survive() {
 
         let next = Datapath::open(&node.options()).unwrap();
         let news: Vec<_> = next.news().iter().map(|news| (news.name, news.reason)).collect();
-        assert_eq!(news, [(names::DEVICES, MapReason::Redefined), (names::IPCACHE, MapReason::NotAMap)]);
+        assert_eq!(
+            news,
+            [
+                (names::DEVICES, MapReason::Redefined),
+                (names::IPCACHE, MapReason::NotAMap)
+            ]
+        );
         next.ipcache().insert(&nth(1), &abi::Peer::default()).unwrap();
         assert!(MapData::from_pin(&foreign_map).is_ok());
         assert!(node.maps().join("directory").is_dir());
@@ -129,7 +188,10 @@ fn what_a_crash_has_left_is_cleared_away() {
         drop(datapath);
         let next = node.root().join("seta/next");
         fs::create_dir(&next).unwrap();
-        Array::<_, u32>::create(1, 0).unwrap().pin(next.join(names::DEVICES)).unwrap();
+        Array::<_, u32>::create(1, 0)
+            .unwrap()
+            .pin(next.join(names::DEVICES))
+            .unwrap();
         fs::create_dir(next.join(names::IPCACHE)).unwrap();
         let datapath = Datapath::open(&node.options()).unwrap();
         assert_eq!(datapath.news(), []);
@@ -143,14 +205,33 @@ fn a_bad_object_changes_nothing() {
     on_a_node(|node| {
         drop(Datapath::open(&node.options()).unwrap());
         let before = pinned_id(node, names::CT_TCP);
-        let sizes = MapSizes { ct_tcp: 8192, ..node.options().sizes };
-        for object in [&b""[..], b"\x7fELF and so on", &seta_loader::OBJECT[..seta_loader::OBJECT.len() / 2]] {
-            let result = Datapath::open(&Options { object, sizes, ..node.options() });
+        let sizes = MapSizes {
+            ct_tcp: 8192,
+            ..node.options().sizes
+        };
+        for object in [
+            &b""[..],
+            b"\x7fELF and so on",
+            &seta_loader::OBJECT[..seta_loader::OBJECT.len() / 2],
+        ] {
+            let result = Datapath::open(&Options {
+                object,
+                sizes,
+                ..node.options()
+            });
             assert!(matches!(result.err(), Some(OpenError::Object(_))));
         }
         // Too large for the kernel: the map cannot be made.
-        let sizes = MapSizes { ct_tcp: u32::MAX, ..node.options().sizes };
-        let error = Datapath::open(&Options { sizes, ..node.options() }).err().unwrap();
+        let sizes = MapSizes {
+            ct_tcp: u32::MAX,
+            ..node.options().sizes
+        };
+        let error = Datapath::open(&Options {
+            sizes,
+            ..node.options()
+        })
+        .err()
+        .unwrap();
         assert!(matches!(error, OpenError::Load(_)), "{error}");
         assert_eq!(pinned_id(node, names::CT_TCP), before);
         assert!(!node.root().join("seta/next").exists());
@@ -162,7 +243,12 @@ fn a_bad_object_changes_nothing() {
 fn a_root_that_is_no_bpffs_says_what_to_mount() {
     on_a_node(|node| {
         let directory = tempfile::tempdir().unwrap();
-        let error = Datapath::open(&Options { root: directory.path().to_owned(), ..node.options() }).err().unwrap();
+        let error = Datapath::open(&Options {
+            root: directory.path().to_owned(),
+            ..node.options()
+        })
+        .err()
+        .unwrap();
         let mount = format!("mount -t bpf bpf {}", directory.path().display());
         assert!(error.to_string().contains(&mount), "{error}");
     });

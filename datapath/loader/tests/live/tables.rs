@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use abi::{CtEntry, CtKey, Endpoint, names};
-use seta_loader::{ConntrackGc, Datapath, MapSizes, Options, StatsGuard, TableError, TestRunError, monotonic_ns};
+use seta_loader::{
+    ConntrackGc, Datapath, MapSizes, Options, StatsGuard, TableError, TestRunError, monotonic_ns,
+};
 
 use crate::harness::{nth, on_a_node};
 
 fn connection(number: u32) -> CtKey {
-    CtKey { src: nth(number), proto: 17, ..CtKey::default() }
+    CtKey {
+        src: nth(number),
+        proto: 17,
+        ..CtKey::default()
+    }
 }
 
 #[test]
@@ -17,7 +23,11 @@ fn entries_come_and_go() {
     on_a_node(|node| {
         let datapath = Datapath::open(&node.options()).unwrap();
         let table = datapath.endpoints();
-        let endpoint = Endpoint { ifindex: 7, id: 3, ..Endpoint::default() };
+        let endpoint = Endpoint {
+            ifindex: 7,
+            id: 3,
+            ..Endpoint::default()
+        };
         assert_eq!(table.get(&nth(1)).unwrap(), None);
         table.insert(&nth(1), &endpoint).unwrap();
         assert!(!table.insert_new(&nth(1), &Endpoint::default()).unwrap());
@@ -40,9 +50,26 @@ fn a_full_map_is_named() {
             table.insert(&nth(number), &Endpoint::default()).unwrap();
         }
         let error = table.insert(&nth(64), &Endpoint::default()).unwrap_err();
-        assert!(matches!(error, TableError::MapFull { name: names::ENDPOINTS, max: 64 }), "{error}");
+        assert!(
+            matches!(
+                error,
+                TableError::MapFull {
+                    name: names::ENDPOINTS,
+                    max: 64
+                }
+            ),
+            "{error}"
+        );
         // What is there can still be changed.
-        table.insert(&nth(3), &Endpoint { id: 9, ..Endpoint::default() }).unwrap();
+        table
+            .insert(
+                &nth(3),
+                &Endpoint {
+                    id: 9,
+                    ..Endpoint::default()
+                },
+            )
+            .unwrap();
         table.remove(&nth(4)).unwrap();
         table.insert(&nth(64), &Endpoint::default()).unwrap();
         assert_eq!(table.count().unwrap(), 64);
@@ -52,12 +79,27 @@ fn a_full_map_is_named() {
 #[test]
 fn batches_of_every_size_see_every_entry() {
     on_a_node(|node| {
-        let sizes = MapSizes { ipcache: 20_000, ..node.options().sizes };
-        let datapath = Datapath::open(&Options { sizes, ..node.options() }).unwrap();
+        let sizes = MapSizes {
+            ipcache: 20_000,
+            ..node.options().sizes
+        };
+        let datapath = Datapath::open(&Options {
+            sizes,
+            ..node.options()
+        })
+        .unwrap();
         let table = datapath.ipcache();
         let expected: BTreeSet<_> = (0..20_000).map(nth).collect();
         for address in &expected {
-            table.insert(address, &abi::Peer { identity: 5, ..abi::Peer::default() }).unwrap();
+            table
+                .insert(
+                    address,
+                    &abi::Peer {
+                        identity: 5,
+                        ..abi::Peer::default()
+                    },
+                )
+                .unwrap();
         }
         for size in [1, 7, 1000, 1_000_000] {
             let mut seen = BTreeSet::new();
@@ -81,8 +123,21 @@ fn expired_connections_are_collected() {
         let now = monotonic_ns();
         assert!(now > 0);
         for number in 0..900 {
-            let expires = if number % 3 == 0 { now - 1 } else { now + 60_000_000_000 };
-            datapath.ct_any().insert(&connection(number), &CtEntry { expires, ..CtEntry::default() }).unwrap();
+            let expires = if number % 3 == 0 {
+                now - 1
+            } else {
+                now + 60_000_000_000
+            };
+            datapath
+                .ct_any()
+                .insert(
+                    &connection(number),
+                    &CtEntry {
+                        expires,
+                        ..CtEntry::default()
+                    },
+                )
+                .unwrap();
         }
         let mut gc = ConntrackGc::new(datapath.ct_any(), 64);
         let mut steps = 0;
@@ -107,11 +162,21 @@ fn programs_run_without_a_device_and_are_counted() {
         assert!(run.packet.len() >= packet.len());
         drop(stats);
         let programs = datapath.program_infos().unwrap();
-        let program = programs.iter().find(|program| program.name == names::FROM_NETDEV).unwrap();
-        assert!(program.run_count >= 100 && program.run_time > Duration::ZERO, "{program:?}");
-        let error = datapath.test_run("no_such_program", &packet, None, 1).unwrap_err();
+        let program = programs
+            .iter()
+            .find(|program| program.name == names::FROM_NETDEV)
+            .unwrap();
+        assert!(
+            program.run_count >= 100 && program.run_time > Duration::ZERO,
+            "{program:?}"
+        );
+        let error = datapath
+            .test_run("no_such_program", &packet, None, 1)
+            .unwrap_err();
         assert!(matches!(error, TestRunError::NoProgram(_)), "{error}");
-        let error = datapath.test_run(names::FROM_NETDEV, &[0; 4], None, 1).unwrap_err();
+        let error = datapath
+            .test_run(names::FROM_NETDEV, &[0; 4], None, 1)
+            .unwrap_err();
         assert!(matches!(error, TestRunError::Run { .. }), "{error}");
     });
 }

@@ -282,6 +282,11 @@ impl Client {
         self.api.create(&self.user, &target, binding, &self.write_options()).map(drop)
     }
 
+    /// Replaces the finalizers in a namespace's spec (`namespaces/finalize`); without any, a terminating one is gone.
+    pub async fn finalize_namespace(&self, namespace: Value) -> Result<Object, Status> {
+        self.update_part(&Resource::core("namespaces"), None, namespace, Some("finalize"))
+    }
+
     /// All resources that are served at the moment, custom ones included (for garbage collection and namespaces).
     pub fn resources(&self) -> Vec<ServedResource> {
         self.api.served_resources()

@@ -12,7 +12,8 @@ use crate::kinds::{Fields, Kind};
 use crate::schema::{self, Type, TypeDef};
 use crate::status::Status;
 
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// What the real server answers with; the `@` of the request is not allowed in a media type.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers a path below `/openapi/`.
 pub(crate) fn answer(api: &Api, rest: &str, headers: &HeaderMap) -> Result<Response<Body>, Status> {

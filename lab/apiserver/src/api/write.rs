@@ -406,8 +406,10 @@ fn main_part_differs(object: &Value, current: &Value) -> bool {
 /// The kinds whose writers count generations.
 fn has_generation(kind: &Kind) -> bool {
     kind.custom
-        || matches!(kind.group.as_str(), "apps" | "networking.k8s.io" | "policy" | "scheduling.k8s.io" | "apiextensions.k8s.io" | "discovery.k8s.io")
-        || kind.storage == "pods"
+        || matches!(
+            kind.group.as_str(),
+            "apps" | "networking.k8s.io" | "policy" | "scheduling.k8s.io" | "apiextensions.k8s.io" | "discovery.k8s.io"
+        )
 }
 
 impl Api {

@@ -4,6 +4,33 @@
 //! root; the network is asked for by the CNI protocol, exactly as a container runtime asks; everything else is the Kubernetes API.
 //! May be imported by `lab` only.
 
+mod catalogue;
+mod cgroup;
+mod cleanup;
+mod cni;
+mod context;
+mod crun;
+mod dial;
+mod downward;
+mod env;
+mod events;
+mod exec;
+mod files;
+mod kubelet;
+mod log_reader;
+mod logs;
+mod mounts;
+mod netns;
+mod node;
+mod oci;
+mod pod;
+mod rootfs;
+mod server;
+mod shim;
+mod sources;
+mod terminal;
+mod volumes;
+
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 /// How a kubelet is started: `seta lab kubelet …`.
@@ -67,8 +94,17 @@ pub struct Args {
 /// # Errors
 /// When it cannot start: unreadable kubeconfig or catalogue, socket or root directory unusable.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let _ = args;
-    Ok(ExitCode::SUCCESS)
+    if let Some(dir) = &args.shim {
+        return shim::run(dir);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(kubelet::run(args));
+    // Threads that wait for logs or terminals must not delay the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// Removes whatever a kubelet with this root directory left on the machine: containers, mounts, network namespaces.
@@ -77,6 +113,5 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When something is still there in the end.
 pub fn cleanup(root_dir: &std::path::Path) -> anyhow::Result<()> {
-    let _ = root_dir;
-    Ok(())
+    cleanup::everything(root_dir)
 }

@@ -122,7 +122,8 @@ impl RemoteCommand {
     pub async fn hung_up(&mut self) {
         match &mut self.connection {
             Connection::Spdy { session, .. } => session.closed().await,
-            Connection::WebSocket { socket, .. } => drop(socket.await),
+            Connection::WebSocket { socket, .. } if !socket.is_finished() => drop(socket.await),
+            Connection::WebSocket { .. } => {}
         }
     }
 
@@ -150,7 +151,10 @@ impl RemoteCommand {
         drop(error);
         match connection {
             Connection::Spdy { session, .. } => session.finish(FLUSH_WITHIN).await,
-            Connection::WebSocket { socket, .. } => drop(timeout(FLUSH_WITHIN, socket).await),
+            Connection::WebSocket { socket, .. } if !socket.is_finished() => {
+                drop(timeout(FLUSH_WITHIN, socket).await)
+            }
+            Connection::WebSocket { .. } => {}
         }
     }
 }

@@ -148,7 +148,10 @@ impl Session {
 
     /// Waits until the connection is over by the client's doing.
     pub async fn closed(&mut self) {
-        let _ = (&mut self.reading).await;
+        // A handle must not be asked again once it has answered.
+        if !self.reading.is_finished() {
+            let _ = (&mut self.reading).await;
+        }
     }
 
     /// Sends what is still under way on all streams, then closes the connection. The streams must have been closed or dropped
@@ -172,7 +175,9 @@ impl Session {
                 })
                 .await;
             // The client has everything once it hangs up in its turn. Closing first could cut off what it has not read yet.
-            let _ = reading.await;
+            if !reading.is_finished() {
+                let _ = reading.await;
+            }
         };
         let _ = timeout(patience, orderly).await;
         drop(writer);

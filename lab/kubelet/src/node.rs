@@ -75,7 +75,7 @@ pub(crate) async fn watch_network(args: Args, news: watch::Sender<Result<Arc<Net
                     match caller.status(&network).await {
                         Ok(()) => {
                             info!(network = network.name, "network configuration found");
-                            news.send_replace(Ok(Arc::new(network)));
+                            drop(news.send_replace(Ok(Arc::new(network))));
                         }
                         Err(error) => {
                             let why: Arc<str> = error.to_string().into();

@@ -58,7 +58,10 @@ impl Terminal {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self(AsyncFd::register(fd)?))
+        // SAFETY: the descriptor is owned by the `AsyncFd`, which never gives it away: it stays open and the same until both
+        // are dropped together.
+        let fd = unsafe { AsyncFd::register(fd) }?;
+        Ok(Self(fd))
     }
 
     /// Reads some bytes; 0 when the other side is closed.

@@ -88,7 +88,9 @@ impl std::str::FromStr for Mac {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(error)?;
+            // `from_str_radix` would take a sign, too.
+            let is_octet = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let part = parts.next().filter(is_octet).ok_or_else(error)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }
         if parts.next().is_some() { Err(error()) } else { Ok(Self(octets)) }

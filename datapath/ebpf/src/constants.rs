@@ -14,7 +14,7 @@ static CONFIG: Constants = Constants(MaybeUninit::new(Config::DEFAULT));
 
 /// The constants as they were set by the loader.
 #[inline(always)]
-pub fn config() -> &'static Config {
+pub(crate) fn config() -> &'static Config {
     let mut address = CONFIG.0.as_ptr();
     // The compiler knows the content of an immutable static and would put the defaults in place of every read.
     // SAFETY: the assembly is empty; it only hides where the address comes from.

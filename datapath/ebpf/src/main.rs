@@ -1,47 +1,60 @@
-//! The kernel programs.
+//! The kernel programs: maps, adapters and entry points around the logic of `stages`.
+//!
+//! An entry does nothing but call its function in `stages` and turn the verdict into what tc understands. Names of maps
+//! and programs are the contract with the loader, `abi::names`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 mod constants;
+mod kernel;
 mod maps;
+mod skb;
+mod tables;
+mod verdict;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{macros::classifier, programs::TcContext};
 
-fn count(ctx: &TcContext) -> i32 {
-    if constants::config().enable_ipv6 != 0
-        && let Some(slot) = maps::METRICS.get_ptr_mut(0)
-    {
-        // SAFETY: the slot belongs to this CPU, and tc programs of one CPU do not interrupt one another.
-        unsafe {
-            (*slot).packets = (*slot).packets.wrapping_add(1);
-            (*slot).bytes = (*slot).bytes.wrapping_add(u64::from(ctx.len()));
-        }
-    }
-    TC_ACT_UNSPEC
+use crate::{skb::Skb, verdict::act};
+
+/// tcx ingress of the host side of a pod's link.
+#[classifier]
+fn from_pod(context: TcContext) -> i32 {
+    act(stages::from_pod(&mut Skb::new(context.skb.skb)))
 }
 
+/// tcx egress of the host side of a pod's link.
 #[classifier]
-fn from_pod(ctx: TcContext) -> i32 {
-    count(&ctx)
-}
-#[classifier]
-fn to_pod(ctx: TcContext) -> i32 {
-    count(&ctx)
-}
-#[classifier]
-fn from_netdev(ctx: TcContext) -> i32 {
-    count(&ctx)
-}
-#[classifier]
-fn to_netdev(ctx: TcContext) -> i32 {
-    count(&ctx)
-}
-#[classifier]
-fn from_host(ctx: TcContext) -> i32 {
-    count(&ctx)
+fn to_pod(context: TcContext) -> i32 {
+    act(stages::to_pod(&mut Skb::new(context.skb.skb)))
 }
 
+/// tcx ingress of a native device.
+#[classifier]
+fn from_netdev(context: TcContext) -> i32 {
+    act(stages::from_netdev(&mut Skb::new(context.skb.skb)))
+}
+
+/// tcx egress of a native device.
+#[classifier]
+fn to_netdev(context: TcContext) -> i32 {
+    act(stages::to_netdev(&mut Skb::new(context.skb.skb)))
+}
+
+/// tcx egress of `cilium_host`.
+#[classifier]
+fn from_host(context: TcContext) -> i32 {
+    act(stages::from_host(&mut Skb::new(context.skb.skb)))
+}
+
+/// The linker wants one; nothing calls it, which `cargo xtask` checks in the object.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -1,7 +1,11 @@
 //! The tables that kernel and user space share. Names are those of [`abi::names`], under which the loader pins them;
 //! sizes here are defaults that the loader may override before the load.
 
-use abi::{Addr, CtEntry, CtKey, Endpoint, Peer, reason::METRIC_SLOTS, tables::Counter};
+use abi::{
+    Addr, Bucket, CtEntry, CtKey, Endpoint, Peer,
+    reason::METRIC_SLOTS,
+    tables::{Counter, bucket},
+};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -12,32 +16,36 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Local pods and addresses of the node.
 #[btf_map(name = "seta_endpoints")]
-pub static ENDPOINTS: HashMap<Addr, Endpoint, 16_384, NO_PREALLOC> = HashMap::new();
+pub(crate) static ENDPOINTS: HashMap<Addr, Endpoint, 16_384, NO_PREALLOC> = HashMap::new();
 
 /// Host-side device of a pod to its address.
 #[btf_map(name = "seta_devices")]
-pub static DEVICES: HashMap<u32, Addr, 16_384, NO_PREALLOC> = HashMap::new();
+pub(crate) static DEVICES: HashMap<u32, Addr, 16_384, NO_PREALLOC> = HashMap::new();
 
 /// Identities of the cluster's addresses.
 #[btf_map(name = "seta_ipcache")]
-pub static IPCACHE: HashMap<Addr, Peer, 524_288, NO_PREALLOC> = HashMap::new();
+pub(crate) static IPCACHE: HashMap<Addr, Peer, 524_288, NO_PREALLOC> = HashMap::new();
 
 /// TCP connections; the oldest goes when it is full.
 #[btf_map(name = "seta_ct_tcp")]
-pub static CT_TCP: LruHashMap<CtKey, CtEntry, 131_072> = LruHashMap::new();
+pub(crate) static CT_TCP: LruHashMap<CtKey, CtEntry, 131_072> = LruHashMap::new();
 
 /// All other connections; the oldest goes when it is full.
 #[btf_map(name = "seta_ct_any")]
-pub static CT_ANY: LruHashMap<CtKey, CtEntry, 65_536> = LruHashMap::new();
+pub(crate) static CT_ANY: LruHashMap<CtKey, CtEntry, 65_536> = LruHashMap::new();
 
 /// Forwarded and dropped packets by reason and direction.
 #[btf_map(name = "seta_metrics")]
-pub static METRICS: PerCpuArray<Counter, { METRIC_SLOTS as usize }> = PerCpuArray::new();
+pub(crate) static METRICS: PerCpuArray<Counter, { METRIC_SLOTS as usize }> = PerCpuArray::new();
 
 /// Records for user space; what finds no room is counted in [`EVENTS_LOST`].
 #[btf_map(name = "seta_events")]
-pub static EVENTS: RingBuf<u8, { 4 << 20 }> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<u8, { 4 << 20 }> = RingBuf::new();
 
 /// Records that found no room, by kind.
 #[btf_map(name = "seta_lost")]
-pub static EVENTS_LOST: PerCpuArray<u64, 256> = PerCpuArray::new();
+pub(crate) static EVENTS_LOST: PerCpuArray<u64, 256> = PerCpuArray::new();
+
+/// Token buckets.
+#[btf_map(name = "seta_rates")]
+pub(crate) static RATES: PerCpuArray<Bucket, { bucket::SLOTS as usize }> = PerCpuArray::new();

@@ -19,6 +19,8 @@ impl Ethernet {
     pub const LEN: u32 = 14;
     /// Offset of the two addresses, receiver first.
     pub const ADDRESSES: u32 = 0;
+    /// Offset of the type.
+    pub const TYPE: u32 = 12;
 }
 
 /// Values of [`Ethernet::ether_type`].

@@ -95,14 +95,13 @@ pub const fn is_extension(number: u8) -> bool {
     )
 }
 
-/// Walks from a first header at `offset` of type `next_header` to the first thing that is no extension header.
+/// Walks from the header that `chain` stands at to the first thing that is no extension header.
 #[inline]
-pub fn walk<P: Packet>(packet: &P, offset: u32, next_header: u8) -> Result<Chain, ChainError> {
-    let mut chain = Chain { offset, jumbo: 0, protocol: next_header, fragment: Fragment::Whole };
+pub fn walk<P: Packet>(packet: &P, chain: &mut Chain) -> Result<(), ChainError> {
     for _ in 0..MAX_HEADERS {
         // Behind the header of a later fragment comes data, whatever the header says.
         if !is_extension(chain.protocol) || chain.fragment == Fragment::Later {
-            return Ok(chain);
+            return Ok(());
         }
         let head: Head = packet.load(chain.offset)?;
         let len = match chain.protocol {
@@ -128,5 +127,5 @@ pub fn walk<P: Packet>(packet: &P, offset: u32, next_header: u8) -> Result<Chain
     if is_extension(chain.protocol) && chain.fragment != Fragment::Later {
         return Err(ChainError::TooLong);
     }
-    Ok(chain)
+    Ok(())
 }

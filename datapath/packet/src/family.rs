@@ -24,6 +24,9 @@ pub trait Family {
     /// Control message type "echo reply".
     const ECHO_REPLY: u8;
 
+    /// Offset of the two addresses inside the header, sender first.
+    const ADDRESSES: u32;
+
     /// Sender.
     fn src(header: &Self::Header) -> Addr;
     /// Receiver.
@@ -36,8 +39,8 @@ pub trait Family {
     fn flow_info(header: &Self::Header) -> [u8; 4];
     /// Finds the transport header of a layer 3 header at `offset`.
     fn chain<P: Packet>(packet: &P, offset: u32, header: &Self::Header) -> Result<Chain, ChainError>;
-    /// Writes a hop limit one lower than in `header`, and the header checksum where there is one.
-    fn decrement_hop_limit<P: Packet>(packet: &mut P, header: &Self::Header) -> Result<(), AccessError>;
+    /// Writes a hop limit one lower than `hop_limit`, which the packet has, and the header checksum where there is one.
+    fn decrement_hop_limit<P: Packet>(packet: &mut P, hop_limit: u8) -> Result<(), AccessError>;
     /// Whether a control message is an error about another packet.
     fn is_error(kind: u8) -> bool;
     /// Whether the family is switched on.
@@ -62,6 +65,7 @@ impl Family for V6 {
     const CONTROL: u8 = protocol::ICMPV6;
     const ECHO_REQUEST: u8 = icmp6::kind::ECHO_REQUEST;
     const ECHO_REPLY: u8 = icmp6::kind::ECHO_REPLY;
+    const ADDRESSES: u32 = 8;
 
     #[inline(always)]
     fn src(header: &Ipv6) -> Addr {
@@ -92,16 +96,17 @@ impl Family for V6 {
     #[inline(always)]
     fn chain<P: Packet>(packet: &P, offset: u32, header: &Ipv6) -> Result<Chain, ChainError> {
         let first = offset.wrapping_add(Ipv6::LEN);
+        let mut chain =
+            Chain { offset: first, jumbo: 0, protocol: header.next_header, fragment: Fragment::Whole };
         if extension::is_extension(header.next_header) {
-            walk_v6(packet, first, header.next_header)
-        } else {
-            Ok(Chain { offset: first, jumbo: 0, protocol: header.next_header, fragment: Fragment::Whole })
+            walk_v6(packet, &mut chain)?;
         }
+        Ok(chain)
     }
 
     #[inline(always)]
-    fn decrement_hop_limit<P: Packet>(packet: &mut P, header: &Ipv6) -> Result<(), AccessError> {
-        packet.store(Ethernet::LEN.wrapping_add(Ipv6::HOP_LIMIT), &header.hop_limit.wrapping_sub(1))
+    fn decrement_hop_limit<P: Packet>(packet: &mut P, hop_limit: u8) -> Result<(), AccessError> {
+        packet.store(Ethernet::LEN.wrapping_add(Ipv6::HOP_LIMIT), &hop_limit.wrapping_sub(1))
     }
 
     #[inline(always)]
@@ -121,9 +126,10 @@ impl Family for V6 {
 }
 
 /// Out of line: few packets have extension headers, and the walk is the largest part of parsing for the verifier.
+/// The result is by reference, as the linker cannot describe a `Result` with its tag inside `Chain` in valid BTF.
 #[inline(never)]
-fn walk_v6<P: Packet>(packet: &P, offset: u32, next_header: u8) -> Result<Chain, ChainError> {
-    extension::walk(packet, offset, next_header)
+fn walk_v6<P: Packet>(packet: &P, chain: &mut Chain) -> Result<(), ChainError> {
+    extension::walk(packet, chain)
 }
 
 impl Family for V4 {
@@ -134,6 +140,7 @@ impl Family for V4 {
     const CONTROL: u8 = protocol::ICMP;
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
+    const ADDRESSES: u32 = 12;
 
     #[inline(always)]
     fn src(header: &Ipv4) -> Addr {
@@ -179,11 +186,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn decrement_hop_limit<P: Packet>(packet: &mut P, header: &Ipv4) -> Result<(), AccessError> {
-        let ttl = header.ttl.wrapping_sub(1);
-        let [high, low] =
-            checksum::update(header.checksum, [header.ttl, header.protocol], [ttl, header.protocol]);
-        packet.store(Ethernet::LEN.wrapping_add(Ipv4::TTL), &[ttl, header.protocol, high, low])
+    fn decrement_hop_limit<P: Packet>(packet: &mut P, hop_limit: u8) -> Result<(), AccessError> {
+        let offset = Ethernet::LEN.wrapping_add(Ipv4::TTL);
+        let [_, protocol, high, low]: [u8; 4] = packet.load(offset)?;
+        let ttl = hop_limit.wrapping_sub(1);
+        let [high, low] = checksum::update([high, low], [hop_limit, protocol], [ttl, protocol]);
+        packet.store(offset, &[ttl, protocol, high, low])
     }
 
     #[inline(always)]

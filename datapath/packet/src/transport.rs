@@ -30,8 +30,8 @@ impl Tcp {
     /// Header length with options, bytes.
     #[must_use]
     #[inline]
-    pub const fn header_len(&self) -> u32 {
-        ((self.data_offset >> 4) as u32).wrapping_mul(4)
+    pub const fn header_len(&self) -> u8 {
+        (self.data_offset >> 4).wrapping_mul(4)
     }
 }
 

@@ -7,10 +7,10 @@
 //! Later fragments have no ports. They are tracked by addresses under the protocol number of the fragment header, which
 //! no whole packet has: so they are counted and aged, and never borrow or lend the state of a connection with ports.
 
-use abi::{CtEntry, CtKey, DropReason, event::TraceReason};
-use packet::{Family, Fragment, protocol, transport::tcp_flag};
+use abi::{Config, CtEntry, CtKey, DropReason, event::TraceReason};
+use packet::{Ethernet, Family, Fragment, protocol, transport::tcp_flag};
 
-use crate::{Env, Tables, parse::Parsed};
+use crate::{Context, parse::Parsed, related};
 
 /// Which side of a connection is looked at.
 #[repr(u8)]
@@ -31,74 +31,85 @@ pub struct Tracked {
     pub report: bool,
 }
 
-/// Looks the packet up, updates or creates its entry.
+impl Default for Tracked {
+    fn default() -> Self {
+        Self { reason: TraceReason::Unknown, report: true }
+    }
+}
+
+/// Looks the packet up, updates or creates its entry, and puts the answer into `parsed`.
 #[inline(always)]
-pub fn track<F: Family, P, T: Tables, E: Env<P>>(
-    tables: &mut T,
-    env: &mut E,
-    parsed: &Parsed<F>,
-    side: Side,
-    bytes: u32,
-) -> Result<Tracked, DropReason> {
-    let packet = Seen {
-        now: env.now(),
-        bytes,
+pub fn track<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, side: Side) -> Result<(), DropReason> {
+    parsed.tuple.dir = side as u8;
+    if parsed.is_control && F::is_error(parsed.control) {
+        let is_known = related::is_known::<F, C>(cx, parsed);
+        let reason = if is_known { TraceReason::Related } else { TraceReason::New };
+        parsed.tracked = Tracked { reason, report: true };
+        return Ok(());
+    }
+    look_up(cx, parsed)
+}
+
+#[inline(never)]
+fn look_up<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> {
+    let seen = Seen {
+        now: cx.now(),
+        bytes: cx.len().saturating_sub(Ethernet::LEN),
         tcp_flags: parsed.tcp_flags,
         is_tcp: parsed.protocol == protocol::TCP && !matches!(parsed.fragment, Fragment::Later),
     };
+    let key = &mut parsed.tuple;
     // A client's port is usually the higher one: then this is the first direction.
-    let first_is_forward = packet.opens() || parsed.src_port > parsed.dst_port;
-    let mut key = if first_is_forward { forward_key(parsed, side) } else { reverse_key(parsed, side) };
-    if let Some(tracked) = update(tables, env, &key, &packet, first_is_forward) {
-        return Ok(tracked);
+    let is_forward = seen.opens() || u16::from_be_bytes(key.src_port) >= u16::from_be_bytes(key.dst_port);
+    if !is_forward {
+        turn(key);
     }
-    miss(tables, env, &mut key, &packet, first_is_forward)
+    let found = update(cx, key, &seen, is_forward);
+    if !is_forward {
+        turn(key);
+    }
+    parsed.tracked = match found {
+        Some(tracked) => tracked,
+        None => miss(cx, key, &seen, is_forward)?,
+    };
+    Ok(())
 }
 
 /// The first guess was wrong: the other direction, else a new connection.
 #[inline(never)]
-fn miss<P, T: Tables, E: Env<P>>(
-    tables: &mut T,
-    env: &mut E,
-    key: &mut CtKey,
-    packet: &Seen,
-    first_was_forward: bool,
-) -> Result<Tracked, DropReason> {
-    turn(key);
-    if let Some(tracked) = update(tables, env, key, packet, !first_was_forward) {
+fn miss<C: Context>(cx: &mut C, key: &mut CtKey, seen: &Seen, was_forward: bool) -> Result<Tracked, DropReason> {
+    if was_forward {
+        turn(key);
+        let found = update(cx, key, seen, false);
+        turn(key);
+        if let Some(tracked) = found {
+            return Ok(tracked);
+        }
+    } else if let Some(tracked) = update(cx, key, seen, true) {
         return Ok(tracked);
     }
-    if first_was_forward {
-        turn(key);
-    }
     let mut entry = CtEntry::default();
-    packet.start(&mut entry, env.config());
-    tables.add_connection(key, &entry).map_err(|_| DropReason::CtMapInsertionFailed)?;
+    seen.start(&mut entry, &cx.config());
+    cx.add_connection(key, &entry).map_err(|_| DropReason::CtMapInsertionFailed)?;
     Ok(Tracked { reason: TraceReason::New, report: true })
 }
 
 #[inline(always)]
-fn update<P, T: Tables, E: Env<P>>(
-    tables: &mut T,
-    env: &mut E,
-    key: &CtKey,
-    packet: &Seen,
-    is_forward: bool,
-) -> Option<Tracked> {
-    let config = env.config();
-    tables.connection(key, |entry| {
-        let is_stale = entry.expires <= packet.now;
-        let reopens = packet.opens() && entry.flags & (CtEntry::TX_CLOSING | CtEntry::RX_CLOSING) != 0;
+fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &Seen, is_forward: bool) -> Option<Tracked> {
+    let config = cx.config();
+    cx.connection(key, |entry| {
+        let is_stale = entry.expires <= seen.now;
+        let reopens = seen.opens() && entry.flags & (CtEntry::TX_CLOSING | CtEntry::RX_CLOSING) != 0;
         if is_stale || reopens {
             // In the other direction this is no reply any more: the caller makes a new entry.
             if !is_forward {
                 return None;
             }
             *entry = CtEntry::default();
-            packet.start(entry, config);
+            seen.start(entry, &config);
             return Some(Tracked { reason: TraceReason::New, report: true });
         }
-        let report = packet.continues(entry, config, is_forward);
+        let report = seen.continues(entry, &config, is_forward);
         let reason = if is_forward { TraceReason::Established } else { TraceReason::Reply };
         Some(Tracked { reason, report })
     })?
@@ -126,7 +137,7 @@ impl Seen {
 
     /// Fills the entry of a new connection.
     #[inline(always)]
-    fn start(&self, entry: &mut CtEntry, config: &abi::Config) {
+    fn start(&self, entry: &mut CtEntry, config: &Config) {
         entry.packets = 1;
         entry.bytes = u64::from(self.bytes);
         entry.tx_report = self.now;
@@ -137,7 +148,7 @@ impl Seen {
     /// Counts a further packet; the answer is whether it is to be reported (§2.3): a TCP flag not seen before in this
     /// direction, FIN or RST, or nothing reported for an interval.
     #[inline(always)]
-    fn continues(&self, entry: &mut CtEntry, config: &abi::Config, is_forward: bool) -> bool {
+    fn continues(&self, entry: &mut CtEntry, config: &Config, is_forward: bool) -> bool {
         entry.packets = entry.packets.wrapping_add(1);
         entry.bytes = entry.bytes.wrapping_add(u64::from(self.bytes));
         self.age(entry, config, is_forward);
@@ -159,7 +170,7 @@ impl Seen {
 
     /// Moves the TCP state on and sets the lifetime.
     #[inline(always)]
-    fn age(&self, entry: &mut CtEntry, config: &abi::Config, is_forward: bool) {
+    fn age(&self, entry: &mut CtEntry, config: &Config, is_forward: bool) {
         let lifetime = if !self.is_tcp {
             config.ct_any
         } else {
@@ -189,43 +200,10 @@ impl Seen {
     }
 }
 
-/// Key under which a packet is the first direction of a connection.
+/// Key of the same connection for a packet of the other direction: the other way round, begun at the other side.
 #[inline(always)]
-pub fn forward_key<F: Family>(parsed: &Parsed<F>, side: Side) -> CtKey {
-    CtKey {
-        src: parsed.src,
-        dst: parsed.dst,
-        src_port: parsed.src_port,
-        dst_port: parsed.dst_port,
-        proto: tracked_protocol(parsed),
-        dir: side as u8,
-        pad: [0; 2],
-    }
-}
-
-/// Key under which a packet is a reply: the other way round, begun at the other side.
-#[inline(always)]
-pub fn reverse_key<F: Family>(parsed: &Parsed<F>, side: Side) -> CtKey {
-    CtKey {
-        src: parsed.dst,
-        dst: parsed.src,
-        src_port: parsed.dst_port,
-        dst_port: parsed.src_port,
-        proto: tracked_protocol(parsed),
-        dir: side as u8 ^ 1,
-        pad: [0; 2],
-    }
-}
-
-/// Makes the one of the other.
-#[inline(always)]
-pub(crate) fn turn(key: &mut CtKey) {
+pub fn turn(key: &mut CtKey) {
     core::mem::swap(&mut key.src, &mut key.dst);
     core::mem::swap(&mut key.src_port, &mut key.dst_port);
     key.dir ^= 1;
-}
-
-#[inline(always)]
-fn tracked_protocol<F: Family>(parsed: &Parsed<F>) -> u8 {
-    if matches!(parsed.fragment, Fragment::Later) { protocol::FRAGMENT } else { parsed.protocol }
 }

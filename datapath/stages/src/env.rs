@@ -1,6 +1,7 @@
 //! What the logic needs from outside: tables and the world.
 
 use abi::{Addr, Bucket, Config, CtEntry, CtKey, Endpoint, Peer};
+use packet::Packet;
 use zerocopy::{Immutable, IntoBytes};
 
 /// A table took no further entry.
@@ -34,11 +35,11 @@ pub trait Tables {
 
 /// What the routing table is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteQuery {
+pub struct RouteQuery<'a> {
     /// Sender.
-    pub src: Addr,
+    pub src: &'a Addr,
     /// Receiver.
-    pub dst: Addr,
+    pub dst: &'a Addr,
     /// Traffic class and flow label, network order.
     pub flow_info: [u8; 4],
     /// Interface the packet came in by.
@@ -72,18 +73,24 @@ pub enum Route {
     Failed,
 }
 
-/// The world of one packet type.
-pub trait Env<P> {
+/// The world around a packet.
+pub trait Env {
     /// Nanoseconds of the monotonic clock since boot. Coarse is good enough: the finest lifetime here is seconds.
     fn now(&self) -> u64;
 
     /// Load-time constants.
-    fn config(&self) -> &Config;
+    fn config(&self) -> Config;
 
     /// Asks the routing table of the node.
-    fn route(&mut self, packet: &P, query: &RouteQuery) -> Route;
+    fn route(&mut self, query: &RouteQuery<'_>) -> Route;
 
     /// Sends a record: `header`, then the first `captured` bytes of the packet, at most `abi::event::CAPTURE`.
     /// Records that find no room are counted under `kind`.
-    fn emit<H: IntoBytes + Immutable>(&mut self, packet: &P, kind: u8, header: &H, captured: u32);
+    fn emit<H: IntoBytes + Immutable + 'static>(&mut self, kind: u8, header: &H, captured: u32);
 }
+
+/// A packet at a hook, with the tables and the world around it. One value, as the kernel's functions take five
+/// arguments at most.
+pub trait Context: Packet + Tables + Env {}
+
+impl<C: Packet + Tables + Env> Context for C {}

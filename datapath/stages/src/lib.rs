@@ -45,7 +45,7 @@ pub mod report;
 pub mod source;
 pub mod verdict;
 
-pub use env::{Env, Route, RouteQuery, TableFull, Tables};
+pub use env::{Context, Env, Route, RouteQuery, TableFull, Tables};
 pub use netdev::{from_host, from_netdev, to_netdev};
 pub use pod::{from_pod, to_pod};
-pub use verdict::Verdict;
+pub use verdict::{Dropped, Verdict};

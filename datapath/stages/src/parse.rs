@@ -1,6 +1,6 @@
 //! From bytes to what the other stages ask about a packet.
 
-use abi::{Addr, DropReason};
+use abi::{Addr, CtKey, DropReason};
 use packet::{
     Ethernet, Family, Fragment, Packet,
     icmp6::Icmp6,
@@ -8,42 +8,54 @@ use packet::{
     transport::{Ports, Tcp},
 };
 
-use crate::verdict::{access, chain};
+use crate::{
+    conntrack::Tracked,
+    verdict::{access, chain},
+};
 
-/// A packet of one family, read once.
-#[derive(Clone, Copy, Debug)]
-pub struct Parsed<F: Family> {
-    /// The layer 3 header as it was on arrival.
-    pub header: F::Header,
-    /// Sender.
-    pub src: Addr,
-    /// Receiver.
-    pub dst: Addr,
+/// A packet, read once. Small, as it lies on a stack of 512 bytes while everything else happens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parsed {
+    /// Addresses, ports (for echo: the identifier on the side of who asked) and protocol. Of a later fragment: no
+    /// ports, and the protocol number of the fragment header ([`crate::conntrack`] tells why).
+    pub tuple: CtKey,
     /// Offset of the transport header.
     pub offset: u32,
+    /// Traffic class and flow label, network order.
+    pub flow_info: [u8; 4],
     /// Bytes of a hop-by-hop header that will not be on the wire.
-    pub jumbo: u32,
+    pub jumbo: u8,
     /// Length of the transport header, bytes; 0 where it does not matter.
-    pub transport_len: u32,
-    /// Sender's port, network order; the identifier of an echo request.
-    pub src_port: [u8; 2],
-    /// Receiver's port, network order; the identifier of an echo reply.
-    pub dst_port: [u8; 2],
-    /// Protocol number.
-    pub protocol: u8,
+    pub transport_len: u8,
+    /// Hop limit on arrival.
+    pub hop_limit: u8,
     /// Which part of a datagram this is.
     pub fragment: Fragment,
     /// TCP flags.
     pub tcp_flags: u8,
-    /// Type of a control message; 0 for others, and no control message that matters has this type.
+    /// Whether this is a control message with its header.
+    pub is_control: bool,
+    /// Type of a control message.
     pub control: u8,
+    /// Protocol number, also of a later fragment.
+    pub protocol: u8,
+    /// Whether this is IPv6.
+    pub is_v6: bool,
+    /// What conntrack said, once it was asked.
+    pub tracked: Tracked,
 }
 
-impl<F: Family> Parsed<F> {
-    /// Whether this is a control message with its header.
+impl Parsed {
+    /// Sender.
     #[inline(always)]
-    pub fn is_control(&self) -> bool {
-        self.protocol == F::CONTROL && !matches!(self.fragment, Fragment::Later)
+    pub fn src(&self) -> &Addr {
+        &self.tuple.src
+    }
+
+    /// Receiver.
+    #[inline(always)]
+    pub fn dst(&self) -> &Addr {
+        &self.tuple.dst
     }
 
     /// Bytes of layer 3 of the longest packet that this one becomes on the wire.
@@ -54,62 +66,59 @@ impl<F: Family> Parsed<F> {
             segment => self
                 .offset
                 .saturating_sub(Ethernet::LEN)
-                .saturating_sub(self.jumbo)
-                .saturating_add(self.transport_len)
+                .saturating_sub(u32::from(self.jumbo))
+                .saturating_add(u32::from(self.transport_len))
                 .saturating_add(segment),
         }
     }
 }
 
-/// Reads the headers. Nothing is changed.
-#[inline(always)]
-pub fn parse<F: Family, P: Packet>(packet: &P) -> Result<Parsed<F>, DropReason> {
+/// Reads the headers into `parsed`, which is empty. Nothing in the packet is changed.
+///
+/// A function of its own in the kernel, result by reference: so its frame is gone when the next stage needs the stack.
+#[inline(never)]
+pub fn parse<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), DropReason> {
     let header: F::Header = packet.load(Ethernet::LEN).map_err(access)?;
     if !F::is_valid(&header, packet.len().saturating_sub(Ethernet::LEN)) {
         return Err(DropReason::InvalidPacketDropped);
     }
+    parsed.tuple.src = F::src(&header);
+    parsed.tuple.dst = F::dst(&header);
+    parsed.is_v6 = F::IS_V6;
+    parsed.flow_info = F::flow_info(&header);
+    parsed.hop_limit = F::hop_limit(&header);
     let walked = F::chain(packet, Ethernet::LEN, &header).map_err(chain)?;
-    let mut parsed = Parsed {
-        header,
-        src: F::src(&header),
-        dst: F::dst(&header),
-        offset: walked.offset,
-        jumbo: walked.jumbo,
-        transport_len: 0,
-        src_port: [0; 2],
-        dst_port: [0; 2],
-        protocol: walked.protocol,
-        fragment: walked.fragment,
-        tcp_flags: 0,
-        control: 0,
-    };
-    if !matches!(walked.fragment, Fragment::Later) {
-        transport(packet, &mut parsed)?;
-    }
-    Ok(parsed)
+    let is_later = matches!(walked.fragment, Fragment::Later);
+    parsed.tuple.proto = if is_later { protocol::FRAGMENT } else { walked.protocol };
+    parsed.offset = walked.offset;
+    parsed.jumbo = walked.jumbo as u8;
+    parsed.fragment = walked.fragment;
+    parsed.is_control = walked.protocol == F::CONTROL && !is_later;
+    parsed.protocol = walked.protocol;
+    if is_later { Ok(()) } else { transport::<F, P>(packet, parsed) }
 }
 
 #[inline(always)]
-fn transport<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed<F>) -> Result<(), DropReason> {
+fn transport<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), DropReason> {
     let truncated = |_| DropReason::CtTruncatedOrInvalidHeader;
     if parsed.protocol == protocol::TCP {
         let tcp: Tcp = packet.load(parsed.offset).map_err(truncated)?;
-        parsed.src_port = tcp.src_port;
-        parsed.dst_port = tcp.dst_port;
+        parsed.tuple.src_port = tcp.src_port;
+        parsed.tuple.dst_port = tcp.dst_port;
         parsed.tcp_flags = tcp.flags;
         parsed.transport_len = tcp.header_len();
-    } else if parsed.protocol == F::CONTROL {
+    } else if parsed.is_control {
         let icmp: Icmp6 = packet.load(parsed.offset).map_err(truncated)?;
         parsed.control = icmp.kind;
         if icmp.kind == F::ECHO_REQUEST {
-            parsed.src_port = icmp.echo_id();
+            parsed.tuple.src_port = icmp.echo_id();
         } else if icmp.kind == F::ECHO_REPLY {
-            parsed.dst_port = icmp.echo_id();
+            parsed.tuple.dst_port = icmp.echo_id();
         }
     } else if has_ports(parsed.protocol) {
         let ports: Ports = packet.load(parsed.offset).map_err(truncated)?;
-        parsed.src_port = ports.src;
-        parsed.dst_port = ports.dst;
+        parsed.tuple.src_port = ports.src;
+        parsed.tuple.dst_port = ports.dst;
         parsed.transport_len = 8;
     }
     Ok(())

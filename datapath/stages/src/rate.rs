@@ -2,7 +2,7 @@
 
 use abi::Bucket;
 
-use crate::Tables;
+use crate::Context;
 
 /// How fast a bucket fills and how much it holds.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +17,9 @@ pub struct Rate {
 
 impl Rate {
     /// Takes a token if there is one.
-    pub fn take<T: Tables>(&self, tables: &mut T, now: u64) -> bool {
-        tables.bucket(self.slot, |bucket| self.take_from(bucket, now)).unwrap_or(false)
+    pub fn take<C: Context>(&self, cx: &mut C) -> bool {
+        let now = cx.now();
+        cx.bucket(self.slot, |bucket| self.take_from(bucket, now)).unwrap_or(false)
     }
 
     fn take_from(&self, bucket: &mut Bucket, now: u64) -> bool {

@@ -1,32 +1,44 @@
 //! A pod sends from its own address and its own MAC only.
 
-use abi::{Addr, DropReason, Endpoint};
-use packet::{Ethernet, Packet};
+use abi::{Addr, DropReason};
+use packet::Ethernet;
 
-use crate::Tables;
+use crate::Context;
 
-/// The pod that sent a packet, known by its source address. One lookup proves address, device and MAC on the fast path.
+/// Number of the pod that sent a packet, known by its source address. One lookup proves address, device and MAC.
 #[inline(always)]
-pub fn verify<P: Packet, T: Tables>(packet: &P, tables: &T, src: &Addr, mac: &[u8; 6]) -> Result<Endpoint, DropReason> {
-    match tables.endpoint(src) {
-        Some(pod) if pod.ifindex == packet.ifindex() && pod.mac == *mac => Ok(pod),
-        _ => Err(explain(packet, tables, mac)),
+pub fn verify<C: Context>(cx: &C, src: &Addr, mac: &[u8; 6]) -> Result<u16, DropReason> {
+    match cx.endpoint(src) {
+        Some(pod) if pod.ifindex == cx.ifindex() && pod.mac == *mac => Ok(pod.id),
+        _ => Err(explain(cx, mac)),
     }
 }
 
-/// The pod behind the device of a packet whose source address says nothing, such as link-local ones. Its MAC is checked.
+/// A pod's link, as seen from its host side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Link {
+    /// Address of the pod.
+    pub addr: Addr,
+    /// MAC address of the pod.
+    pub mac: [u8; 6],
+    /// MAC address of the host side.
+    pub node_mac: [u8; 6],
+}
+
+/// Fills in the link a packet came by, for packets whose source address says nothing. The MAC is checked.
 #[inline(never)]
-pub fn by_device<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(Addr, Endpoint), DropReason> {
-    let addr = tables.device(packet.ifindex()).ok_or(DropReason::EpNotReady)?;
-    let pod = tables.endpoint(&addr).ok_or(DropReason::EpNotReady)?;
-    let ethernet: Ethernet = packet.load(0).map_err(crate::verdict::access)?;
-    if pod.mac == ethernet.src { Ok((addr, pod)) } else { Err(DropReason::InvalidSourceMac) }
+pub fn by_device<C: Context>(cx: &C, link: &mut Link) -> Result<(), DropReason> {
+    let addr = cx.device(cx.ifindex()).ok_or(DropReason::EpNotReady)?;
+    let found = cx.endpoint(&addr).map(|pod| Link { addr, mac: pod.mac, node_mac: pod.node_mac });
+    *link = found.ok_or(DropReason::EpNotReady)?;
+    let ethernet: Ethernet = cx.load(0).map_err(crate::verdict::access)?;
+    if link.mac == ethernet.src { Ok(()) } else { Err(DropReason::InvalidSourceMac) }
 }
 
 /// Which of the three was wrong.
 #[inline(never)]
-fn explain<P: Packet, T: Tables>(packet: &P, tables: &T, mac: &[u8; 6]) -> DropReason {
-    let owner = tables.device(packet.ifindex()).and_then(|addr| tables.endpoint(&addr));
+fn explain<C: Context>(cx: &C, mac: &[u8; 6]) -> DropReason {
+    let owner = cx.device(cx.ifindex()).and_then(|addr| cx.endpoint(&addr));
     match owner {
         None => DropReason::EpNotReady,
         Some(pod) if pod.mac != *mac => DropReason::InvalidSourceMac,

@@ -1,6 +1,6 @@
 //! How a packet ends.
 
-use abi::{Addr, DropReason};
+use abi::{Addr, Direction, DropReason};
 use packet::{AccessError, extension::ChainError};
 
 /// What becomes of a packet that is not dropped.
@@ -27,11 +27,34 @@ pub enum Verdict {
         /// Next hop; the destination itself when it is on the link.
         next_hop: Addr,
     },
-    /// Taken from the network without noise: counted under the reason, no event.
+    /// Taken from the network without noise: counted under the reason, no event. For what every pod sends at its start
+    /// and no router forwards: router solicitations, multicast reports, duplicate address detection.
     Consumed(DropReason),
 }
 
+/// A packet was dropped: counted and reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Why.
+    pub reason: DropReason,
+    /// On its way from or to an endpoint.
+    pub direction: Direction,
+}
+
+impl Dropped {
+    #[inline(always)]
+    pub(crate) fn egress(reason: DropReason) -> Self {
+        Self { reason, direction: Direction::Egress }
+    }
+
+    #[inline(always)]
+    pub(crate) fn ingress(reason: DropReason) -> Self {
+        Self { reason, direction: Direction::Ingress }
+    }
+}
+
 /// The reason for a packet that cannot be read or changed.
+#[inline(always)]
 pub(crate) fn access(error: AccessError) -> DropReason {
     match error {
         AccessError::OutOfBounds => DropReason::InvalidPacketDropped,
@@ -39,6 +62,7 @@ pub(crate) fn access(error: AccessError) -> DropReason {
     }
 }
 
+#[inline(always)]
 pub(crate) fn chain(_: ChainError) -> DropReason {
     DropReason::InvalidIpv6ExtensionHeader
 }

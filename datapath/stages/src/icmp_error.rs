@@ -1,0 +1,132 @@
+//! Errors a router sends: time exceeded and packet too big (RFC 4443 §3.2, §3.3).
+//!
+//! The packet itself becomes the error: cut so that the whole fits the least MTU, moved back, and sent where it came
+//! from. An IPv4 packet goes to the stack instead, which sends its own errors.
+//!
+//! A packet whose checksum the sender left to the hardware keeps that request; on virtual links, the only ones that see
+//! such packets before an error is sent, the receiver takes the message as verified.
+
+use abi::{Addr, Direction, DropReason, tables::bucket};
+use packet::{
+    Ethernet, Family, Fragment,
+    checksum,
+    ethernet::ether_type,
+    icmp6::{self, Icmp6},
+    ip::{Ipv6, Scope},
+    protocol,
+};
+use zerocopy::IntoBytes;
+
+use crate::{
+    Context, Verdict,
+    parse::Parsed,
+    rate::Rate,
+    report,
+    verdict::{Dropped, access},
+};
+
+/// Least MTU of an IPv6 link; no error message is longer (RFC 4443 §2.4 c).
+const MINIMUM_MTU: u32 = 1280;
+/// Bytes in front of the packet inside.
+const HEADERS: u32 = Ipv6::LEN + Icmp6::LEN;
+/// Hop limit of our own messages.
+const HOP_LIMIT: u8 = 64;
+/// 100 per second and CPU, 50 at once.
+const LIMIT: Rate = Rate { slot: bucket::ICMP_ERRORS, interval: 10_000_000, burst: 50 };
+
+/// The hop limit ends here.
+#[inline(always)]
+pub fn time_exceeded<F: Family, C: Context>(
+    cx: &mut C,
+    parsed: &Parsed,
+    direction: Direction,
+) -> Result<Verdict, Dropped> {
+    let dropped = Dropped { reason: DropReason::TtlExceeded, direction };
+    answer::<F, C>(cx, parsed, &Problem { kind: icmp6::kind::TIME_EXCEEDED, body: [0; 4], dropped })
+}
+
+/// The next link takes at most `mtu` bytes of layer 3.
+#[inline(always)]
+pub fn too_big<F: Family, C: Context>(
+    cx: &mut C,
+    parsed: &Parsed,
+    direction: Direction,
+    mtu: u32,
+) -> Result<Verdict, Dropped> {
+    // The text of this reason is "Fragmentation needed".
+    let dropped = Dropped { reason: DropReason::CtMissingTcpAckFlag, direction };
+    answer::<F, C>(cx, parsed, &Problem { kind: icmp6::kind::TOO_BIG, body: mtu.to_be_bytes(), dropped })
+}
+
+struct Problem {
+    kind: u8,
+    body: [u8; 4],
+    dropped: Dropped,
+}
+
+#[inline(never)]
+fn answer<F: Family, C: Context>(
+    cx: &mut C,
+    parsed: &Parsed,
+    problem: &Problem,
+) -> Result<Verdict, Dropped> {
+    if !F::IS_V6 {
+        return Ok(Verdict::Stack);
+    }
+    let ethernet: Ethernet = cx.load(0).map_err(access).map_err(|reason| Dropped { reason, ..problem.dropped })?;
+    if !deserves_answer::<F>(&ethernet, parsed) || !LIMIT.take(cx) {
+        return Err(problem.dropped);
+    }
+    // While it still is the packet that is dropped.
+    report::dropped(cx, problem.dropped);
+    write::<F, C>(cx, parsed.src(), problem)
+        .map_err(|reason| Dropped { reason, ..problem.dropped })?;
+    cx.set_mark(abi::mark::DONE);
+    Ok(Verdict::Device { ifindex: cx.ifindex() })
+}
+
+/// RFC 4443 §2.4 e: never about an error or a redirect, nor about what went to many or came from nobody in particular.
+/// A later fragment of a control message may be one of an error.
+fn deserves_answer<F: Family>(ethernet: &Ethernet, parsed: &Parsed) -> bool {
+    let [first, ..] = ethernet.dst;
+    let is_group_frame = first & 1 != 0;
+    let may_be_error = parsed.protocol == F::CONTROL
+        && (matches!(parsed.fragment, Fragment::Later) || icmp6::is_error(parsed.control));
+    !(is_group_frame
+        || may_be_error
+        || parsed.dst().is_multicast()
+        || parsed.src().is_multicast()
+        || parsed.src().is_unspecified())
+}
+
+/// Three writes, one header each: the whole would need a place on the stack of its own.
+#[inline(never)]
+fn write<F: Family, C: Context>(cx: &mut C, receiver: &Addr, problem: &Problem) -> Result<(), DropReason> {
+    let kept = cx.len().min(Ethernet::LEN + MINIMUM_MTU - HEADERS);
+    cx.resize(kept).map_err(access)?;
+    cx.open_layer3(HEADERS).map_err(access)?;
+    let ethernet: Ethernet = cx.load(0).map_err(access)?;
+    cx.store(0, &Ethernet { dst: ethernet.src, src: ethernet.dst, ether_type: ether_type::IPV6 }).map_err(access)?;
+    let inner = kept.saturating_sub(Ethernet::LEN);
+    let payload = inner.saturating_add(Icmp6::LEN) as u16;
+    let router = F::router(&cx.config());
+    let mut icmp = Icmp6 { kind: problem.kind, code: 0, checksum: [0; 2], body: problem.body };
+    let sum = checksum::add(
+        checksum::pseudo_header(&router, receiver, payload, protocol::ICMPV6),
+        checksum::add(
+            checksum::sum(icmp.as_bytes()),
+            cx.sum(Ethernet::LEN + HEADERS, inner).map_err(access)?,
+        ),
+    );
+    icmp.checksum = (!sum).to_be_bytes();
+    cx.store(Ethernet::LEN + Ipv6::LEN, &icmp).map_err(access)?;
+    let ip = Ipv6 {
+        version_class_flow: [Ipv6::VERSION, 0, 0, 0],
+        payload_len: payload.to_be_bytes(),
+        next_header: protocol::ICMPV6,
+        hop_limit: HOP_LIMIT,
+        src: router.0,
+        dst: receiver.0,
+    };
+    cx.store(Ethernet::LEN, &ip).map_err(access)
+}

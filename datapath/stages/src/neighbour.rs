@@ -1,0 +1,167 @@
+//! Neighbour discovery of pods (RFC 4861, RFC 4862) and echo to the router.
+//!
+//! A pod has one neighbour, the router, and thinks that others may be: who asks for the router or another local
+//! endpoint learns the MAC of the host side of its own link. Other targets are dropped and counted.
+//! The checksum of a solicitation is not verified: its sender may have left it to the hardware.
+
+use abi::{Addr, DropReason};
+use packet::{
+    Ethernet, Family, V6,
+    checksum,
+    ethernet::ether_type,
+    icmp6::{self, Advertisement, Icmp6, OptionHead, Solicitation, kind},
+    ip::{Ipv6, Scope},
+    protocol,
+};
+use zerocopy::IntoBytes;
+
+use crate::{
+    Context, Verdict,
+    parse::Parsed,
+    source::{self, Link},
+    verdict::access,
+};
+
+/// Most options that are looked at; real solicitations have one or two (RFC 4861, RFC 3971).
+const MAX_OPTIONS: u32 = 8;
+
+/// A message of a pod that never leaves its link (`icmp6::is_link_only`).
+#[inline(never)]
+pub fn from_pod<F: Family, C: Context>(
+    cx: &mut C,
+    parsed: &Parsed,
+) -> Result<Verdict, DropReason> {
+    let mut link = Link::default();
+    source::by_device(cx, &mut link)?;
+    if !(*parsed.src() == link.addr || parsed.src().is_link_local() || parsed.src().is_unspecified()) {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    match parsed.control {
+        kind::ROUTER_SOLICITATION | kind::MLD_REPORT | kind::MLD_DONE | kind::MLD_REPORT_V2 => {
+            Ok(Verdict::Consumed(DropReason::MulticastHandled))
+        }
+        kind::NEIGHBOUR_SOLICITATION | kind::NEIGHBOUR_ADVERTISEMENT => {
+            let message: Solicitation = cx.load(parsed.offset).map_err(access)?;
+            let target = Addr(message.target);
+            // RFC 4861 §7.1.1, §7.1.2: only who is on the link can send with this hop limit.
+            if parsed.hop_limit != icmp6::HOP_LIMIT || message.icmp.code != 0 || target.is_multicast() {
+                return Err(DropReason::InvalidPacketDropped);
+            }
+            if parsed.control == kind::NEIGHBOUR_ADVERTISEMENT {
+                // The node's stack may learn about the pod from it, about nobody else.
+                let is_own = target == link.addr || target.is_link_local();
+                return if is_own { Ok(Verdict::Stack) } else { Err(DropReason::ForbiddenIcmpv6Message) };
+            }
+            solicitation(cx, parsed, &link, &target)
+        }
+        // Queries, router advertisements and redirects: only routers send them.
+        _ => Err(DropReason::ForbiddenIcmpv6Message),
+    }
+}
+
+#[inline(always)]
+fn solicitation<C: Context>(
+    cx: &mut C,
+    parsed: &Parsed,
+    link: &Link,
+    target: &Addr,
+) -> Result<Verdict, DropReason> {
+    let is_probe = parsed.src().is_unspecified();
+    check_options(cx, parsed.offset.wrapping_add(Solicitation::LEN), is_probe)?;
+    if is_probe && !icmp6::is_solicited_node(parsed.dst()) {
+        return Err(DropReason::InvalidPacketDropped);
+    }
+    let flags = if *target == V6::router(&cx.config()) {
+        Advertisement::ROUTER
+    } else {
+        match cx.endpoint(target) {
+            // Duplicate address detection of its own address: silence says that it is free.
+            Some(endpoint) if endpoint.ifindex == cx.ifindex() => {
+                return Ok(Verdict::Consumed(DropReason::MulticastHandled));
+            }
+            Some(_) => 0,
+            None if is_probe && target.is_link_local() => {
+                return Ok(Verdict::Consumed(DropReason::MulticastHandled));
+            }
+            None => return Err(DropReason::UnknownL3TargetAddress),
+        }
+    };
+    advertise(cx, parsed.src(), target, link, flags)?;
+    cx.set_mark(abi::mark::DONE);
+    Ok(Verdict::Device { ifindex: cx.ifindex() })
+}
+
+/// RFC 4861 §7.1.1: no option of length 0; no link-layer address of a sender who has no address.
+#[inline(always)]
+fn check_options<C: Context>(cx: &C, mut offset: u32, is_probe: bool) -> Result<(), DropReason> {
+    for _ in 0..MAX_OPTIONS {
+        let Ok(option) = cx.load::<OptionHead>(offset) else {
+            return Ok(());
+        };
+        if option.len == 0 || (is_probe && option.kind == OptionHead::SOURCE) {
+            return Err(DropReason::InvalidPacketDropped);
+        }
+        offset = offset.wrapping_add(u32::from(option.len).wrapping_mul(8));
+    }
+    Ok(())
+}
+
+/// Turns the solicitation of `asker` into the answer. Its source is the target, as from the neighbour itself; a probe is
+/// answered to all nodes (RFC 4861 §7.2.4). One write per header, so that they share a place on the stack.
+#[inline(never)]
+fn advertise<C: Context>(cx: &mut C, asker: &Addr, target: &Addr, link: &Link, flags: u8) -> Result<(), DropReason> {
+    cx.resize(Ethernet::LEN + Ipv6::LEN + Advertisement::LEN).map_err(access)?;
+    let is_probe = asker.is_unspecified();
+    let dst = if is_probe { icmp6::ALL_NODES } else { *asker };
+    let mac = if is_probe { icmp6::multicast_mac(&icmp6::ALL_NODES) } else { link.mac };
+    let solicited = if is_probe { 0 } else { Advertisement::SOLICITED };
+    let ethernet = Ethernet { dst: mac, src: link.node_mac, ether_type: ether_type::IPV6 };
+    cx.store(0, &ethernet).map_err(access)?;
+    let ip = Ipv6 {
+        version_class_flow: [Ipv6::VERSION, 0, 0, 0],
+        payload_len: (Advertisement::LEN as u16).to_be_bytes(),
+        next_header: protocol::ICMPV6,
+        hop_limit: icmp6::HOP_LIMIT,
+        src: target.0,
+        dst: dst.0,
+    };
+    cx.store(Ethernet::LEN, &ip).map_err(access)?;
+    let mut message = Advertisement {
+        icmp: Icmp6 {
+            kind: kind::NEIGHBOUR_ADVERTISEMENT,
+            code: 0,
+            checksum: [0; 2],
+            body: [flags | solicited | Advertisement::OVERRIDE, 0, 0, 0],
+        },
+        target: target.0,
+        option: Advertisement::TARGET_OPTION,
+        option_len: 1,
+        mac: link.node_mac,
+    };
+    let sum = checksum::add(
+        checksum::pseudo_header(target, &dst, Advertisement::LEN as u16, protocol::ICMPV6),
+        checksum::sum(message.as_bytes()),
+    );
+    message.icmp.checksum = (!sum).to_be_bytes();
+    cx.store(Ethernet::LEN + Ipv6::LEN, &message).map_err(access)
+}
+
+/// Turns an echo request into the reply. The checksum follows the type; addresses change places, which leaves it alone.
+#[inline(never)]
+pub fn echo<C: Context>(cx: &mut C, parsed: &Parsed) -> Result<Verdict, DropReason> {
+    let ethernet: Ethernet = cx.load(0).map_err(access)?;
+    let icmp: Icmp6 = cx.load(parsed.offset).map_err(access)?;
+    let reply = Icmp6 {
+        kind: kind::ECHO_REPLY,
+        checksum: checksum::update(icmp.checksum, [icmp.kind, icmp.code], [kind::ECHO_REPLY, icmp.code]),
+        ..icmp
+    };
+    cx.store(parsed.offset, &reply).map_err(access)?;
+    cx.store(Ethernet::ADDRESSES, &[ethernet.src, ethernet.dst]).map_err(access)?;
+    cx.store(Ethernet::LEN + Ipv6::HOP_LIMIT, &ECHO_HOP_LIMIT).map_err(access)?;
+    cx.store(Ethernet::LEN + Ipv6::HOP_LIMIT + 1, &[parsed.dst().0, parsed.src().0]).map_err(access)?;
+    cx.set_mark(abi::mark::DONE);
+    Ok(Verdict::Device { ifindex: cx.ifindex() })
+}
+
+const ECHO_HOP_LIMIT: u8 = 64;

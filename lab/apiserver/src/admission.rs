@@ -53,11 +53,10 @@ fn service_account(api: &Api, pod: &mut Value) -> Result<(), Status> {
         let Some(list) = map_mut(&mut pod["spec"]).get_mut(list) else { continue };
         for container in items_mut(list) {
             let mounts = map_mut(container).entry("volumeMounts").or_insert_with(|| json!([]));
-            if let Value::Array(mounts) = mounts {
-                if !mounts.iter().any(|m| m["mountPath"] == TOKEN_PATH) {
-                    mounts.push(json!({"name": volume, "readOnly": true, "mountPath": TOKEN_PATH}));
-                    used = true;
-                }
+            let Value::Array(mounts) = mounts else { continue };
+            if !mounts.iter().any(|m| m["mountPath"] == TOKEN_PATH) {
+                mounts.push(json!({"name": volume, "readOnly": true, "mountPath": TOKEN_PATH}));
+                used = true;
             }
         }
     }
@@ -137,11 +136,8 @@ pub(crate) fn service(api: &Api, service: &mut Value, old: Option<&Value>) -> Re
     let others = || services.iter().filter(|o| object::meta(o, "uid") != object::meta(service, "uid"));
     let asked = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
     let refuse = |causes| Err(Status::invalid("", "Service", &name, causes));
-    if let Some(families) = service["spec"]["ipFamilies"].as_array() {
-        if families.iter().any(|f| f != "IPv6") {
-            let detail = "this cluster has IPv6 only";
-            return refuse(vec![Cause::invalid("spec.ipFamilies[0]", &families[0], detail)]);
-        }
+    if let Some(family) = items(&service["spec"]["ipFamilies"]).iter().find(|f| **f != "IPv6") {
+        return refuse(vec![Cause::invalid("spec.ipFamilies[0]", family, "this cluster has IPv6 only")]);
     }
     if service["spec"]["ipFamilyPolicy"] == "RequireDualStack" {
         let detail = "this cluster is not configured for dual-stack services";

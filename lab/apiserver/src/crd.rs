@@ -43,7 +43,7 @@ pub(crate) fn admit(api: &Api, object: &mut Value, _old: Option<&Value>) -> Resu
         .registry
         .all()
         .into_iter()
-        .find(|k| k.group == *group && (k.kind == *kind) != (k.plural == *plural) || !k.custom && k.group == *group);
+        .find(|k| k.group == *group && (!k.custom || (k.kind == *kind) != (k.plural == *plural)));
     let accepted = taken.is_none();
     let since = object::now();
     let condition = |ty: &str, good: bool, reason: &str, message: &str| {

@@ -117,7 +117,7 @@ fn select<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
             .filter(|item| match path.iter().fold(*item, |v, key| &v[key.as_str()]) {
                 Value::String(text) => text == wanted,
                 Value::Null => false,
-                other => other.to_string() == *wanted,
+                other => crate::object::plain_text(other) == *wanted,
             })
             .collect(),
         _ => Vec::new(),

@@ -49,6 +49,11 @@ pub(crate) fn items_mut(value: &mut Value) -> &mut [Value] {
     value.as_array_mut().map(Vec::as_mut_slice).unwrap_or_default()
 }
 
+/// A number or flag as text, to compare with what a user wrote.
+pub(crate) fn plain_text(value: &Value) -> String {
+    value.to_string()
+}
+
 /// Whether deletion was asked for.
 pub(crate) fn is_terminating(object: &Value) -> bool {
     object["metadata"]["deletionTimestamp"].is_string()

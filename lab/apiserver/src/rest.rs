@@ -77,7 +77,7 @@ async fn resource(
     let shape = accept::negotiate(request.headers())?;
     let (name, method) = (target.name.is_some(), request.method().clone());
     match method {
-        Method::GET | Method::HEAD if !name || query.flag("watch") => collection(api, target, &query, shape),
+        Method::GET | Method::HEAD if !name || query.flag("watch") => collection(&api, target, &query, shape),
         Method::GET | Method::HEAD => {
             if matches!(target.subresource.as_deref(), Some("binding" | "eviction" | "token" | "finalize")) {
                 return Err(Status::method_not_allowed());
@@ -125,7 +125,7 @@ fn known_subresource(target: &Target, part: &str) -> Result<(), Status> {
     if known { Ok(()) } else { Err(Status::no_such_path()) }
 }
 
-fn collection(api: Arc<Api>, mut target: Target, query: &Query, shape: Shape) -> Result<Response<Body>, Status> {
+fn collection(api: &Arc<Api>, mut target: Target, query: &Query, shape: Shape) -> Result<Response<Body>, Status> {
     let mut fields = query.text("fieldSelector").to_owned();
     if let Some(name) = target.name.take() {
         // GET …/name?watch=true is the old way to watch one object.

@@ -144,7 +144,7 @@ impl FieldSelector {
             let is = match value {
                 Value::Null => wanted.is_empty() || wanted == "false" && path.last().is_some_and(|p| p == "unschedulable"),
                 Value::String(text) => text == wanted,
-                other => other.to_string() == *wanted,
+                other => crate::object::plain_text(other) == *wanted,
             };
             is == *equal
         })

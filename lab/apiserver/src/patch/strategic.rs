@@ -52,11 +52,10 @@ pub(super) fn merge(def: Option<&'static TypeDef>, target: &mut Value, patch: &V
     }
     // An order may come without elements to change.
     for (key, order) in patch {
-        if let Some(field) = key.strip_prefix(ORDER) {
-            if let Some(Value::Array(list)) = map.get_mut(field) {
-                let merge_key = def.and_then(|d| d.merge_key(field));
-                sort(list, merge_key.unwrap_or_default(), items(order));
-            }
+        let Some(field) = key.strip_prefix(ORDER) else { continue };
+        if let Some(Value::Array(list)) = map.get_mut(field) {
+            let merge_key = def.and_then(|d| d.merge_key(field));
+            sort(list, merge_key.unwrap_or_default(), items(order));
         }
     }
     Ok(())

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn places() {
-        let rows: &[(&str, Option<&str>, &str, Option<&str>, Option<&str>)] = &[
+        type Row = (&'static str, Option<&'static str>, &'static str, Option<&'static str>, Option<&'static str>);
+        let rows: &[Row] = &[
             ("/api/v1/pods", None, "pods", None, None),
             ("/api/v1/namespaces", None, "namespaces", None, None),
             ("/api/v1/namespaces/a", None, "namespaces", Some("a"), None),

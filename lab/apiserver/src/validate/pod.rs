@@ -194,13 +194,12 @@ fn container(one: &Value, at: &str, volumes: &BTreeSet<String>, causes: &mut Vec
     }
     let amount = |kind: &str, r: &str| one["resources"][kind][r].as_str().and_then(crate::quantity::parse);
     for resource in ["cpu", "memory"] {
-        if let (Some(limit), Some(request)) = (amount("limits", resource), amount("requests", resource)) {
-            if request > limit {
-                let detail = format!("must be less than or equal to {resource} limit of {}",
-                    one["resources"]["limits"][resource].as_str().unwrap_or_default());
-                let value = &one["resources"]["requests"][resource];
-                causes.push(Cause::invalid(format!("{at}.resources.requests"), value, &detail));
-            }
+        let (limit, request) = (amount("limits", resource), amount("requests", resource));
+        if limit.zip(request).is_some_and(|(limit, request)| request > limit) {
+            let limit = one["resources"]["limits"][resource].as_str().unwrap_or_default();
+            let detail = format!("must be less than or equal to {resource} limit of {limit}");
+            let value = &one["resources"]["requests"][resource];
+            causes.push(Cause::invalid(format!("{at}.resources.requests"), value, &detail));
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {

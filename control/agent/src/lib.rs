@@ -132,7 +132,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Structured lines on standard error; `RUST_LOG` narrows or widens them.
 fn start_logging(debug: bool) {
-    let default = if debug { "debug,kube=info,hyper=info,rustls=info,tower=info" } else { "info" };
+    let default = if debug { "debug,aya=info,aya_obj=info,kube=info,hyper=info,rustls=info,tower=info" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // Somebody who calls the agent as a library may log already.

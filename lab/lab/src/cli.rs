@@ -29,8 +29,8 @@ pub enum Command {
     Nodes(Cluster),
     /// Print the address of a node.
     NodeIp(NodeIp),
-    /// Print the kubeconfig of the cluster, or merge it into a file.
-    Kubeconfig(Kubeconfig),
+    /// Print the kubeconfig of the cluster's administrator.
+    Kubeconfig(Cluster),
     /// The daemon behind `up`.
     #[command(hide = true)]
     Supervise(Cluster),
@@ -154,17 +154,6 @@ pub struct NodeIp {
     pub cluster: Cluster,
     /// The node; `router` and `outside` are the two hosts that are not nodes
     pub node: String,
-}
-
-/// `seta lab kubeconfig`
-#[derive(Debug, Args)]
-pub struct Kubeconfig {
-    /// The cluster
-    #[command(flatten)]
-    pub cluster: Cluster,
-    /// Merge into this file instead of printing
-    #[arg(long, value_name = "PATH")]
-    pub merge_into: Option<PathBuf>,
 }
 
 /// Runs one command of the lab to its end.

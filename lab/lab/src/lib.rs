@@ -11,6 +11,7 @@ mod cgroup;
 mod cli;
 mod cmd;
 mod control_plane;
+mod controllers;
 mod kubeconfig;
 mod mounts;
 mod node;

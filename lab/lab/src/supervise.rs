@@ -1,13 +1,13 @@
 //! The daemon behind a cluster: builds it, keeps its parts running, and ends with it.
 //!
 //! The API server and the controllers run inside this process ([`crate::control_plane`]); each kubelet is a process of
-//! its own inside its node ([`kubelets`]). Whatever ends without having been told to is started again; if the API
-//! server itself fails, the supervisor gives up and says why in `status.json`.
+//! its own inside its node ([`kubelets`]), and is started again when it ends. If the cluster cannot be built, the
+//! supervisor gives up and says why in `status.json`.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use crate::{node, topology};
 mod kubelets;
 mod status;
 
+pub(crate) use kubelets::kubeconfig as kubelet_kubeconfig;
 pub(crate) use status::StatusFile;
 
 /// How long kubelets and API server may take to stop; what is left then is killed by `down` with its control group.
@@ -85,10 +86,7 @@ async fn live(paths: &Paths, status: &StatusFile, signals: &mut Signals) -> anyh
     });
     tracing::info!(?ready_after, "the cluster is up");
 
-    let outcome = tokio::select! {
-        () = signals.recv() => Ok(()),
-        () = control_plane.ended() => Err(anyhow!("the API server ended")),
-    };
+    signals.recv().await;
     tracing::info!("stopping");
     status.change(|status| status.phase = Phase::Stopping);
     stop.cancel();
@@ -99,7 +97,7 @@ async fn live(paths: &Paths, status: &StatusFile, signals: &mut Signals) -> anyh
     if tokio::time::timeout(STOP_PATIENCE, control_plane.shutdown()).await.is_err() {
         tracing::warn!("the API server did not stop within {STOP_PATIENCE:?}");
     }
-    outcome
+    Ok(())
 }
 
 /// From nothing to a cluster that can be used.

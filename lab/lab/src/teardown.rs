@@ -46,7 +46,11 @@ pub(crate) fn has_leftovers(paths: &Paths) -> bool {
 
 fn remove_context(paths: &Paths) -> anyhow::Result<()> {
     let Some(spec) = paths.read_spec().unwrap_or_default() else { return Ok(()) };
-    kubeconfig::remove(&spec.user_kubeconfig, &paths.kubeconfig())
+    let context = kubeconfig::context(&spec.cluster);
+    if !kubeconfig::is_ours(&spec.user_kubeconfig, &paths.kubeconfig(), &context) {
+        return Ok(());
+    }
+    lab_apiserver::kubeconfig::remove(&spec.user_kubeconfig, &context)
         .with_context(|| format!("cannot remove the context from {}", spec.user_kubeconfig.display()))
 }
 

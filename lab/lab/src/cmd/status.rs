@@ -70,8 +70,9 @@ fn look(paths: &Paths) -> anyhow::Result<Report> {
         nodes: nodes.collect(),
         context: spec
             .as_ref()
-            .filter(|spec| kubeconfig::contains(&spec.user_kubeconfig, &paths.kubeconfig()))
-            .map(|spec| format!("kind-{} in {}", spec.cluster, spec.user_kubeconfig.display())),
+            .map(|spec| (kubeconfig::context(&spec.cluster), &spec.user_kubeconfig))
+            .filter(|(context, file)| kubeconfig::is_ours(file, &paths.kubeconfig(), context))
+            .map(|(context, file)| format!("{context} in {}", file.display())),
         error: status.error,
         server: status.server,
         supervisor,

@@ -131,7 +131,7 @@ fn bring_up(paths: &Paths, spec: &Spec, fresh: bool, interrupt: &Interrupt) -> a
     if !ready {
         bail!("the cluster is not ready after {} s", READY_PATIENCE.as_secs());
     }
-    kubeconfig::merge(&spec.user_kubeconfig, &paths.kubeconfig())
+    Ok(())
 }
 
 /// A tmpfs for everything the cluster writes, so that it can be forgotten in one step.
@@ -170,7 +170,8 @@ fn report(paths: &Paths, spec: &Spec, fresh: bool, took: Duration) -> anyhow::Re
     if fresh {
         eprintln!(" ✓ nodes: {}", spec.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", "));
         eprintln!(" ✓ API server: {server}");
-        eprintln!(" ✓ kubectl context \"kind-{}\" in {}", spec.cluster, spec.user_kubeconfig.display());
+        let context = kubeconfig::context(&spec.cluster);
+        eprintln!(" ✓ kubectl context {context:?} in {}", spec.user_kubeconfig.display());
         eprintln!("Up after {:.1} s. Nodes become Ready once there is a CNI: `seta install`.", took.as_secs_f64());
     } else {
         eprintln!("Cluster {:?} is up already: {}, {server}.", spec.cluster, count(spec.nodes.len(), "node"));

@@ -1,5 +1,6 @@
 //! What runs for as long as the agent does.
 
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,15 +41,11 @@ const EVENT_BATCH: usize = 256;
 const CROWD: Duration = Duration::from_millis(500);
 
 /// What is served, and what looks after the datapath by itself. None of it needs the API server.
-pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: UnixListener, queued: PathBuf) {
-    let stop = tasks.stopping();
-    let (router, socket) = (rest::router(Arc::clone(agent)), Arc::new(Mutex::new(Some(socket))));
+pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, queued: PathBuf) {
+    let router = rest::router(Arc::clone(agent));
     tasks.keep("serve-api", move || {
-        let (router, socket, stop) = (router.clone(), Arc::clone(&socket), stop.clone());
-        async move {
-            let listener = socket.lock().await.take().context("the socket is gone, the agent has to be restarted")?;
-            Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?)
-        }
+        let (router, socket) = (router.clone(), socket.try_clone());
+        async move { Ok(axum::serve(UnixListener::from_std(socket?)?, router).await?) }
     });
     let (own, port) = (Arc::clone(agent), agent.config.health_port);
     tasks.keep("serve-health", move || health::serve_health(Arc::clone(&own), port));

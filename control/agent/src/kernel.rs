@@ -59,7 +59,11 @@ pub(crate) trait Kernel: Send + Sync + 'static {
     fn pod_addresses<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Vec<IpAddr>>>;
     /// Attaches the programs of a pod to its host-side device.
     fn attach_pod(&self, ifindex: u32) -> Answer<()>;
-    /// Detaches them.
+    /// Attaches the programs of a device that leads out of the node.
+    fn attach_native(&self, ifindex: u32) -> Answer<()>;
+    /// Attaches the program of `cilium_host`.
+    fn attach_router(&self, ifindex: u32) -> Answer<()>;
+    /// Detaches the programs of a pod.
     fn detach_pod(&self, ifindex: u32) -> Answer<()>;
     /// Indexes of the devices that have the programs of a pod now.
     fn attached_pods(&self) -> Answer<Vec<u32>>;
@@ -123,6 +127,16 @@ impl Kernel for Linux {
 
     fn attach_pod(&self, ifindex: u32) -> Answer<()> {
         self.datapath.attach_pod(ifindex)?;
+        Ok(())
+    }
+
+    fn attach_native(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.attach_netdev(ifindex)?;
+        Ok(())
+    }
+
+    fn attach_router(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.attach_host(ifindex)?;
         Ok(())
     }
 

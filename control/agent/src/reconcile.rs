@@ -8,9 +8,9 @@ use std::sync::Arc;
 use abi::{Addr, Peer};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use model::AgentConfig;
 use model::addr::{Family, to_abi};
-use model::desired::{self, Desired, Diff, LocalNode};
+use model::desired::{self, Desired, Diff, LocalNode, RouteProblem};
+use model::{AgentConfig, EndpointState};
 use netlink::{Address, Link, Netlink, Route};
 use tokio::sync::Mutex;
 
@@ -45,73 +45,91 @@ pub(crate) struct Tables {
     devices: BTreeMap<u32, Addr>,
 }
 
+/// The node's devices and addresses, asked once per pass.
+struct Devices {
+    /// Those that lead out of the node.
+    native: Vec<Link>,
+    /// `cilium_host`.
+    router: Link,
+    addresses: Vec<Address>,
+    local: LocalNode,
+}
+
 impl Reconciler {
-    /// One pass. With `reread` the tables are read from the kernel, without it they are taken to hold what the last
-    /// pass left, unless that failed.
-    pub(crate) async fn run(&self, reread: bool) -> anyhow::Result<()> {
-        let local = self.local_node().await?;
+    /// One pass. With `whole` tables are read from the kernel and programs attached where they are missing; without
+    /// it the tables are taken to hold what the last pass left, unless that failed.
+    pub(crate) async fn run(&self, whole: bool) -> anyhow::Result<()> {
+        let devices = self.devices().await?;
         let mut known = self.known.lock().await;
         // Nothing that ADD writes from here on may count as superfluous.
         let tables = self.endpoints.lock_tables().await;
-        let (want, devices) = self.desired(&local);
+        let (want, pods) = self.desired(&devices.local);
         let mut have = match known.take() {
-            Some(have) if !reread => have,
+            Some(have) if !whole => have,
             _ => Tables {
                 endpoints: self.kernel.endpoints()?,
                 peers: self.kernel.peers()?,
                 devices: self.kernel.devices()?,
             },
         };
-        self.write(&mut have, &want, &devices)?;
+        self.write(&mut have, &want, &pods)?;
+        if whole {
+            self.attach(&devices)?;
+        }
         drop(tables);
         // Only a pass that wrote everything is remembered; after a failure the next one reads.
         *known = Some(have);
         drop(known);
-        self.routes(&want, &local).await?;
-        if let Some(problem) = want.problems.first() {
-            let quiet = self.config.skip_unreachable
-                && want.problems.iter().all(|problem| matches!(problem, desired::RouteProblem::NotOnLink { .. }));
-            if !quiet {
-                bail!("{} routes cannot be installed; the first: {problem}", want.problems.len());
-            }
+        self.routes(&want, &devices).await?;
+        let quiet = |problem: &RouteProblem| {
+            self.config.skip_unreachable && matches!(problem, RouteProblem::NotOnLink { .. })
+        };
+        match want.problems.iter().find(|problem| !quiet(problem)) {
+            None => Ok(()),
+            Some(first) => bail!("{} routes cannot be installed; the first: {first}", want.problems.len()),
         }
-        Ok(())
     }
 
-    /// Writes what is known without removing anything: after a restart the cluster is not known yet, but the pods of
-    /// this node are.
+    /// Writes what is known without removing anything, and attaches the programs: after a restart the cluster is not
+    /// known yet, but the pods of this node are. Tables come before programs, so that the first packet that a new
+    /// program sees finds all that it needs.
     pub(crate) async fn seed(&self) -> anyhow::Result<()> {
-        let local = self.local_node().await?;
+        let devices = self.devices().await?;
         let _tables = self.endpoints.lock_tables().await;
-        let (want, devices) = self.desired(&local);
+        let (want, pods) = self.desired(&devices.local);
         for (addr, endpoint) in want.endpoints {
             self.kernel.set_endpoint(addr, endpoint)?;
         }
         for (addr, peer) in want.ipcache {
             self.kernel.set_peer(addr, peer)?;
         }
-        for (index, addr) in devices {
+        for (index, addr) in pods {
             self.kernel.set_device(index, addr)?;
         }
-        Ok(())
+        self.attach(&devices)
     }
 
-    async fn local_node(&self) -> anyhow::Result<LocalNode> {
+    async fn devices(&self) -> anyhow::Result<Devices> {
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
-        let routers = self.endpoints.store().routers().to_vec();
-        let natives = host::native_devices(&self.netlink, &self.config.devices).await?;
-        Ok(LocalNode {
+        let native = host::native_devices(&self.netlink, &self.config.devices).await?;
+        let (routers, pod_cidrs) = {
+            let store = self.endpoints.store();
+            (store.routers().to_vec(), store.ipam.blocks().collect())
+        };
+        let local = LocalNode {
             name: self.node.clone(),
             addresses: node_addresses(&links, &addresses, &routers),
             routers,
-            pod_cidrs: self.endpoints.store().ipam.blocks().collect(),
-            on_link: on_link(&natives, &addresses),
+            pod_cidrs,
+            on_link: on_link(&native, &addresses),
             direct_routes: self.config.auto_direct_node_routes,
             families: self.config.families().collect(),
-        })
+        };
+        Ok(Devices { native, router: self.netlink.link_by_name(host::HOST_DEVICE).await?, addresses, local })
     }
 
+    /// Content that the tables should have; the last is the device table.
     fn desired(&self, local: &LocalNode) -> (Desired, BTreeMap<u32, Addr>) {
         let view = self.view.lock();
         let store = self.endpoints.store();
@@ -136,22 +154,36 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn routes(&self, want: &Desired, local: &LocalNode) -> anyhow::Result<()> {
-        let natives = host::native_devices(&self.netlink, &self.config.devices).await?;
-        let addresses = self.netlink.addresses().await?;
-        let cilium_host = self.netlink.link_by_name(host::HOST_DEVICE).await?;
+    /// Puts the programs on every device that should have them; where they are already this changes nothing.
+    fn attach(&self, devices: &Devices) -> anyhow::Result<()> {
+        let pods: Vec<(u32, String)> = {
+            let store = self.endpoints.store();
+            let served = store.iter().filter(|endpoint| endpoint.state != EndpointState::Disconnecting);
+            served.map(|endpoint| (endpoint.host_ifindex, endpoint.host_ifname.clone())).filter(|(i, _)| *i != 0).collect()
+        };
+        for (index, name) in pods {
+            self.kernel.attach_pod(index).with_context(|| format!("attaching programs to {name}"))?;
+        }
+        self.kernel.attach_router(devices.router.index).context("attaching the program of cilium_host")?;
+        for link in &devices.native {
+            self.kernel.attach_native(link.index).with_context(|| format!("attaching programs to {}", link.name))?;
+        }
+        Ok(())
+    }
+
+    async fn routes(&self, want: &Desired, devices: &Devices) -> anyhow::Result<()> {
+        let Devices { native, router, addresses, local } = devices;
         let mut routes: Vec<Route> = Vec::new();
         for (destination, via) in &want.routes {
-            let device = natives.iter().find(|native| on_link(&[(*native).clone()], &addresses).iter().any(|n| n.contains(via)));
-            let device = device.with_context(|| format!("no native device reaches {via}"))?;
+            let reaches = |link: &&Link| on_link(std::slice::from_ref(*link), addresses).iter().any(|n| n.contains(via));
+            let device = native.iter().find(reaches).with_context(|| format!("no native device reaches {via}"))?;
             routes.push(Route { via: Some(*via), ..Route::new(*destination, device.index) });
         }
         // People look here for the node's own block, and processes of the node reach its pods by it.
-        let families = &local.families;
-        let own = local.pod_cidrs.iter().filter(|block| families.contains(&Family::of(block.network())));
+        let own = local.pod_cidrs.iter().filter(|block| local.families.contains(&Family::of(block.network())));
         routes.extend(own.map(|block| {
             let source = local.routers.iter().copied().find(|router| block.contains(router));
-            Route { source, ..Route::new(*block, cilium_host.index) }
+            Route { source, ..Route::new(*block, router.index) }
         }));
         let have = self.netlink.our_routes().await?;
         let failed = self.netlink.apply_routes(netlink::plan_routes(&have, &routes)).await;
@@ -179,7 +211,7 @@ fn node_addresses(links: &[Link], addresses: &[Address], routers: &[IpAddr]) -> 
 }
 
 /// Prefixes that are reached through native devices without a router in between.
-fn on_link(natives: &[Link], addresses: &[Address]) -> Vec<IpNet> {
-    let native = |index| natives.iter().any(|link| link.index == index);
-    addresses.iter().filter(|a| native(a.device) && a.global).map(|address| address.net.trunc()).collect()
+fn on_link(native: &[Link], addresses: &[Address]) -> Vec<IpNet> {
+    let ours = |index| native.iter().any(|link| link.index == index);
+    addresses.iter().filter(|a| ours(a.device) && a.global).map(|address| address.net.trunc()).collect()
 }

@@ -3,6 +3,7 @@
 mod status;
 mod tables;
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +20,6 @@ use axum::routing::{get, put};
 use axum::{Json, Router};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixListener;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::agent::{Agent, VERSION};
@@ -39,6 +39,7 @@ pub(crate) fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    listener.set_nonblocking(true)?;
     // Whoever may talk to the agent may attach devices to namespaces.
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)

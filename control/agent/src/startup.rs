@@ -94,9 +94,9 @@ pub(crate) async fn start(
         netlink: netlink.clone(),
         known: Mutex::default(),
     });
-    // Tables before programs: the first packet that a new program sees finds all that it needs.
     reconciler.seed().await.context("writing the tables")?;
-    attach(&netlink, &datapath, &endpoints, &config, router.index).await?;
+    let (pruned, moved) = (datapath.prune()?, datapath.settle()?);
+    tracing::debug!(pruned, moved, "programs attached");
 
     let watches = cluster.as_ref().map(|_| watch::channel(std::collections::BTreeMap::new()));
     let registry: Arc<dyn Registry> = match &cluster {
@@ -218,27 +218,6 @@ async fn open(bpffs: &Path, config: &AgentConfig, store: &Store, host_ifindex: u
         tracing::warn!(map = news.name, reason = ?news.reason, copied = news.copied, left = news.left, "map made anew");
     }
     Ok(datapath)
-}
-
-/// Puts the programs on all devices that should have them, in the place of a predecessor's.
-async fn attach(
-    netlink: &Netlink,
-    datapath: &Datapath,
-    endpoints: &Endpoints,
-    config: &AgentConfig,
-    router: u32,
-) -> anyhow::Result<()> {
-    let pods: Vec<u32> = endpoints.store().iter().map(|endpoint| endpoint.host_ifindex).filter(|i| *i != 0).collect();
-    for index in pods {
-        datapath.attach_pod(index)?;
-    }
-    datapath.attach_host(router)?;
-    for link in host::native_devices(netlink, &config.devices).await? {
-        datapath.attach_netdev(link.index).with_context(|| format!("attaching programs to {}", link.name))?;
-    }
-    let (pruned, moved) = (datapath.prune()?, datapath.settle()?);
-    tracing::debug!(pruned, moved, "programs attached");
-    Ok(())
 }
 
 async fn wait_until(mut complete: watch::Receiver<bool>) -> anyhow::Result<()> {

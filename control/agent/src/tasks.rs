@@ -32,13 +32,6 @@ impl Tasks {
         Self { running: Vec::new(), stop: CancellationToken::new(), controllers }
     }
 
-    /// Is cancelled when the agent stops. Tasks with something to finish wait for it; the others are dropped at
-    /// their next await.
-    #[must_use]
-    pub(crate) fn stopping(&self) -> CancellationToken {
-        self.stop.clone()
-    }
-
     /// Keeps `make()` running until the agent stops.
     pub(crate) fn keep<F>(&mut self, name: &'static str, mut make: impl FnMut() -> F + Send + 'static)
     where
@@ -212,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_does_not_end_is_dropped_at_the_deadline() {
         let mut tasks = Tasks::new(Controllers::default());
-        tasks.every("stuck", Duration::from_secs(1), || std::future::pending());
+        tasks.every("stuck", Duration::from_secs(1), std::future::pending);
         let began = Instant::now();
         tasks.drain(Duration::from_millis(50)).await;
         assert!(began.elapsed() < Duration::from_secs(20));

@@ -99,6 +99,14 @@ impl Kernel for Memory {
         Ok(())
     }
 
+    fn attach_native(&self, _ifindex: u32) -> Result<(), KernelError> {
+        self.step("attach_native").map(drop)
+    }
+
+    fn attach_router(&self, _ifindex: u32) -> Result<(), KernelError> {
+        self.step("attach_router").map(drop)
+    }
+
     fn detach_pod(&self, ifindex: u32) -> Result<(), KernelError> {
         self.step("detach_pod")?.attached.remove(&ifindex);
         Ok(())
@@ -294,7 +302,8 @@ async fn check_names_what_is_wrong() {
     let addresses = vec![made.addresses[0].address.clone()];
     let check = CheckRequest { attachment, netns, addresses };
     node.endpoints.check(&check).await.expect("as ADD left it");
-    let damages: [(&str, fn(&mut Inner)); 6] = [
+    type Damage = fn(&mut Inner);
+    let damages: [(&str, Damage); 6] = [
         ("host-side device", |inner| inner.links.clear()),
         ("has the addresses", |inner| inner.inside.clear()),
         ("no programs", |inner| inner.attached.clear()),

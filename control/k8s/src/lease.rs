@@ -2,12 +2,11 @@
 //! it has not been renewed for its duration. That time is measured by our own clock from the moment we saw it change,
 //! so that the clocks of two machines need not agree.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
-use tokio::time::Instant;
 
 use crate::client::Cluster;
 use crate::error::{RequestError, request};
@@ -122,7 +121,11 @@ impl Election {
     /// Whether the last renewal is too long ago to go on as the leader.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
-        self.renewed.is_none_or(|renewed| renewed.elapsed() >= self.times.renew_deadline)
+        self.is_overdue_at(Instant::now())
+    }
+
+    fn is_overdue_at(&self, now: Instant) -> bool {
+        self.renewed.is_none_or(|renewed| now.saturating_duration_since(renewed) >= self.times.renew_deadline)
     }
 
     /// Renews the Lease if it is ours, takes it if it is free. To be called every [`LeaseTimes::retry`].
@@ -131,11 +134,17 @@ impl Election {
     /// When the API server refuses or does not answer. We are still the leader then, if we were, until
     /// [`Election::is_overdue`].
     pub async fn step(&mut self) -> Result<Leadership, LeaseError> {
+        self.step_at(Instant::now()).await
+    }
+
+    /// Our own renewal counts from before the request, what others did from after it: a slow API server makes us give
+    /// up sooner and take over later, never the other way round.
+    async fn step_at(&mut self, now: Instant) -> Result<Leadership, LeaseError> {
+        let started = Instant::now();
         let api = self.api();
         let object = format!("Lease {}/{}", self.namespace, self.name);
-        let started = Instant::now();
         let current = request("get", &object, api.get_opt(&self.name)).await?;
-        let unchanged_for = self.observe(current.as_ref());
+        let unchanged_for = self.observe(current.as_ref(), now, started.elapsed());
         let spec = current.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
         let step = step(spec.as_ref(), &self.me, unchanged_for, self.times);
         if step == Step::Wait {
@@ -152,8 +161,8 @@ impl Election {
         };
         match written {
             Ok(lease) => {
-                self.observe(Some(&lease));
-                self.renewed = Some(started);
+                self.observe(Some(&lease), now, started.elapsed());
+                self.renewed = Some(now);
                 Ok(Leadership::Leader)
             }
             // Somebody was faster.
@@ -189,13 +198,15 @@ impl Election {
         }
     }
 
-    /// Notes the Lease; returns for how long it has not changed.
-    fn observe(&mut self, lease: Option<&Lease>) -> Duration {
+    /// Notes the Lease, whose request was sent at `now` and took `took`; returns for how long it had not changed then.
+    fn observe(&mut self, lease: Option<&Lease>, now: Instant, took: Duration) -> Duration {
         let version = lease.and_then(|lease| lease.metadata.resource_version.clone()).unwrap_or_default();
         match &self.observed {
-            Some(observed) if observed.resource_version == version => observed.at.elapsed(),
+            Some(observed) if observed.resource_version == version => {
+                now.saturating_duration_since(observed.at)
+            }
             _ => {
-                self.observed = Some(Observed { resource_version: version, at: Instant::now() });
+                self.observed = Some(Observed { resource_version: version, at: now + took });
                 Duration::ZERO
             }
         }

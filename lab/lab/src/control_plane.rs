@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
 use lab_apiserver::{Client, Handle, ListOptions, Resource, ServerConfig, WatchEvent};
 use netlink::Netns;
@@ -21,6 +22,12 @@ mod mirror;
 
 /// Where the API server listens in the control plane's node.
 pub(crate) const API_PORT: u16 = 6443;
+
+/// How long the kubelets may take to register their nodes, and how often somebody looks.
+const REGISTRATION: Duration = Duration::from_secs(30);
+const REGISTRATION_POLL: Duration = Duration::from_millis(5);
+/// Before a broken watch is opened again.
+const REWATCH_DELAY: Duration = Duration::from_millis(200);
 
 /// The sockets of the API server: one for this machine, one for the cluster.
 pub(crate) struct Listeners {
@@ -94,9 +101,36 @@ impl ControlPlane {
             nodes: spec.nodes.iter().map(|node| node.name.clone()).collect(),
         };
         controllers::start(&client, &config, stop, tasks);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(mirror::keep(client.clone(), spec.clone())));
         tasks.spawn(stop.clone().run_until_cancelled_owned(report_nodes(client, status.clone())));
         Ok(Self { server })
+    }
+
+    /// Waits until every node of the cluster has reported itself, and shows the control plane as pods.
+    ///
+    /// # Errors
+    /// A node is not there in time.
+    pub(crate) async fn settle(
+        &self,
+        paths: &Paths,
+        spec: &Spec,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> anyhow::Result<()> {
+        let client = self.server.client();
+        let nodes = Resource::core("nodes");
+        let deadline = tokio::time::Instant::now() + REGISTRATION;
+        for node in &spec.nodes {
+            while !client.get(&nodes, None, &node.name).await.is_ok_and(|node| readiness(&node).is_some()) {
+                if tokio::time::Instant::now() >= deadline {
+                    let log = std::fs::read_to_string(paths.kubelet_log(&node.name)).unwrap_or_default();
+                    bail!("the kubelet of {} did not register it; its last words: {}", node.name, last_line(&log));
+                }
+                tokio::time::sleep(REGISTRATION_POLL).await;
+            }
+        }
+        mirror::ensure(&client, spec).await.context("cannot show the control plane as pods")?;
+        tasks.spawn(stop.clone().run_until_cancelled_owned(mirror::keep(client, spec.clone())));
+        Ok(())
     }
 
     /// Stops the API server.
@@ -109,9 +143,7 @@ impl ControlPlane {
 async fn report_nodes(client: Client, status: StatusFile) {
     let nodes = Resource::core("nodes");
     let note = |node: &Value| {
-        let ready = node["status"]["conditions"]
-            .as_array()
-            .is_some_and(|all| all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"));
+        let ready = readiness(node) == Some(true);
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         status.change_node(name, |kubelet| kubelet.ready = ready);
     };
@@ -127,6 +159,16 @@ async fn report_nodes(client: Client, status: StatusFile) {
                 }
             }
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(REWATCH_DELAY).await;
     }
+}
+
+/// What a node's condition `Ready` says, if the node has one.
+fn readiness(node: &Value) -> Option<bool> {
+    let conditions = node["status"]["conditions"].as_array()?;
+    conditions.iter().find(|condition| condition["type"] == "Ready").map(|condition| condition["status"] == "True")
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or("none")
 }

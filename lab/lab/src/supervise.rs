@@ -123,6 +123,7 @@ async fn build(
         tasks.spawn(kubelets::keep_running(paths.clone(), spec.clone(), node.clone(), stop.clone(), status.clone()));
     }
     tasks.spawn(bound_logs(paths.clone(), spec.clone(), stop.clone()));
+    control_plane.settle(paths, spec, stop, tasks).await?;
     Ok(control_plane)
 }
 

@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use lab_apiserver::{Client, Patch, Resource, Status};
+use lab_apiserver::{Client, Resource, Status};
 use serde_json::{Value, json};
 
 use super::API_PORT;
@@ -19,50 +18,39 @@ const IN_PROCESS: &str = "seta.io/in-process";
 /// How often somebody looks whether they are still there.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a pod that runs says about itself.
-const CONDITIONS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-
-/// Makes the pods, and makes them again when somebody deletes them, as a kubelet does with static pods.
+/// Keeps the pods there: makes them once their node is there, and again when somebody deletes them, as a kubelet does
+/// with static pods. Their status is reported by the node's kubelet.
 pub(super) async fn keep(client: Client, spec: Spec) {
     loop {
-        for pod in pods(&spec, Timestamp::now()) {
-            if let Err(error) = ensure(&client, pod).await {
-                tracing::warn!(%error, "cannot show a part of the control plane as a pod");
-            }
+        if let Err(error) = ensure(&client, &spec).await {
+            tracing::warn!(%error, "cannot show the control plane as pods");
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-async fn ensure(client: &Client, mut pod: Value) -> Result<(), Status> {
-    let resource = Resource::core("pods");
-    let namespace = Some("kube-system");
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    match client.get(&resource, namespace, &name).await {
-        Ok(known) if known["metadata"]["deletionTimestamp"].is_null() => return Ok(()),
-        // Nobody else will end it: there is no container.
-        Ok(_) => {
-            let now = lab_apiserver::DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
-            client.delete(&resource, namespace, &name, &now).await?;
+/// Makes the pods that are missing.
+///
+/// # Errors
+/// The API server refuses; the node must exist, or pods on it are abandoned.
+pub(super) async fn ensure(client: &Client, spec: &Spec) -> Result<(), Status> {
+    for pod in pods(spec) {
+        match client.create(&Resource::core("pods"), Some("kube-system"), pod).await {
+            Err(status) if !status.is_already_exists() => return Err(status),
+            _ => {}
         }
-        Err(status) if status.is_not_found() => {}
-        Err(status) => return Err(status),
     }
-    let status = pod["status"].take();
-    client.create(&resource, namespace, pod).await?;
-    client.patch_status(&resource, namespace, &name, Patch::Merge, json!({"status": status})).await.map(drop)
+    Ok(())
 }
 
-/// The pods, for a control plane that started at `now`.
-fn pods(spec: &Spec, now: Timestamp) -> Vec<Value> {
+/// The pods.
+fn pods(spec: &Spec) -> Vec<Value> {
     let Some(node) = spec.nodes.first() else { return Vec::new() };
-    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     components(spec)
         .into_iter()
         .map(|(component, command)| {
             let name = format!("{component}-{}", node.name);
             let image = format!("seta/{component}:in-process");
-            let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": now});
             json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": {
@@ -79,16 +67,6 @@ fn pods(spec: &Spec, now: Timestamp) -> Vec<Value> {
                     "enableServiceLinks": false, "automountServiceAccountToken": false,
                     "tolerations": [{"operator": "Exists", "effect": "NoExecute"}],
                     "containers": [{"name": component, "image": image, "command": command}],
-                },
-                "status": {
-                    "phase": "Running", "startTime": now, "qosClass": "BestEffort",
-                    "hostIP": node.address, "hostIPs": [{"ip": node.address}],
-                    "podIP": node.address, "podIPs": [{"ip": node.address}],
-                    "conditions": CONDITIONS.map(condition),
-                    "containerStatuses": [{
-                        "name": component, "image": image, "imageID": "", "ready": true, "started": true,
-                        "restartCount": 0, "state": {"running": {"startedAt": now}},
-                    }],
                 },
             })
         })
@@ -129,7 +107,7 @@ mod tests {
     fn the_controller_manager_tells_its_ranges() {
         let spec =
             Spec { version: 1, cluster: "kind".into(), nodes: plan_nodes("kind", 2), user_kubeconfig: "/x".into() };
-        let pods = pods(&spec, Timestamp::UNIX_EPOCH);
+        let pods = pods(&spec);
         let names: Vec<_> = pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
         assert_eq!(
             names,

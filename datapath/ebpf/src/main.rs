@@ -13,6 +13,7 @@
     clippy::unwrap_used
 )]
 
+mod borders;
 mod constants;
 mod kernel;
 mod maps;

@@ -10,7 +10,7 @@
 use abi::{Config, CtEntry, CtKey, DropReason, event::TraceReason};
 use packet::{Ethernet, Family, Fragment, protocol, transport::tcp_flag};
 
-use crate::{Context, parse::Parsed, related};
+use crate::{Context, parse::Parsed};
 
 /// Which side of a connection is looked at.
 #[repr(u8)]
@@ -42,16 +42,17 @@ impl Default for Tracked {
 pub fn track<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, side: Side) -> Result<(), DropReason> {
     parsed.tuple.dir = side as u8;
     if parsed.is_control && F::is_error(parsed.control) {
-        let is_known = related::is_known::<F, C>(cx, parsed);
+        let is_known = cx.is_known::<F>(parsed);
         let reason = if is_known { TraceReason::Related } else { TraceReason::New };
         parsed.tracked = Tracked { reason, report: true };
         return Ok(());
     }
-    look_up(cx, parsed)
+    cx.look_up(parsed)
 }
 
-#[inline(never)]
-fn look_up<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> {
+/// Looks up a packet with a key of its own, updates or creates the entry.
+#[inline(always)]
+pub fn look_up<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> {
     let seen = Seen {
         now: cx.now(),
         bytes: cx.len().saturating_sub(Ethernet::LEN),

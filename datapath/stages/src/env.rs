@@ -1,7 +1,6 @@
 //! What the logic needs from outside: tables and the world.
 
 use abi::{Addr, Bucket, Config, CtEntry, CtKey, Endpoint, Peer};
-use packet::Packet;
 use zerocopy::{Immutable, IntoBytes};
 
 /// A table took no further entry.
@@ -88,9 +87,3 @@ pub trait Env {
     /// Records that find no room are counted under `kind`.
     fn emit<H: IntoBytes + Immutable + 'static>(&mut self, kind: u8, header: &H, captured: u32);
 }
-
-/// A packet at a hook, with the tables and the world around it. One value, as the kernel's functions take five
-/// arguments at most.
-pub trait Context: Packet + Tables + Env {}
-
-impl<C: Packet + Tables + Env> Context for C {}

@@ -21,7 +21,6 @@ use crate::{
     Context, Verdict,
     parse::Parsed,
     rate::Rate,
-    report,
     verdict::{Dropped, access},
 };
 
@@ -41,8 +40,9 @@ pub fn time_exceeded<F: Family, C: Context>(
     parsed: &Parsed,
     direction: Direction,
 ) -> Result<Verdict, Dropped> {
-    let dropped = Dropped { reason: DropReason::TtlExceeded, direction };
-    answer::<F, C>(cx, parsed, &Problem { kind: icmp6::kind::TIME_EXCEEDED, body: [0; 4], dropped })
+    let problem =
+        Problem { kind: icmp6::kind::TIME_EXCEEDED, reason: DropReason::TtlExceeded, direction, body: 0 };
+    report_back::<F, C>(cx, parsed, problem)
 }
 
 /// The next link takes at most `mtu` bytes of layer 3.
@@ -54,43 +54,51 @@ pub fn too_big<F: Family, C: Context>(
     mtu: u32,
 ) -> Result<Verdict, Dropped> {
     // The text of this reason is "Fragmentation needed".
-    let dropped = Dropped { reason: DropReason::CtMissingTcpAckFlag, direction };
-    answer::<F, C>(cx, parsed, &Problem { kind: icmp6::kind::TOO_BIG, body: mtu.to_be_bytes(), dropped })
+    let reason = DropReason::CtMissingTcpAckFlag;
+    report_back::<F, C>(cx, parsed, Problem { kind: icmp6::kind::TOO_BIG, reason, direction, body: mtu })
 }
 
-struct Problem {
-    kind: u8,
-    body: [u8; 4],
-    dropped: Dropped,
+/// What is wrong with a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem {
+    /// Type of the message.
+    pub kind: u8,
+    /// Reason the packet is dropped for.
+    pub reason: DropReason,
+    /// Where it was going.
+    pub direction: Direction,
+    /// Second word of the message.
+    pub body: u32,
 }
 
-#[inline(never)]
-fn answer<F: Family, C: Context>(
-    cx: &mut C,
-    parsed: &Parsed,
-    problem: &Problem,
-) -> Result<Verdict, Dropped> {
+#[inline(always)]
+fn report_back<F: Family, C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Result<Verdict, Dropped> {
     if !F::IS_V6 {
         return Ok(Verdict::Stack);
     }
-    let ethernet: Ethernet = cx.load(0).map_err(access).map_err(|reason| Dropped { reason, ..problem.dropped })?;
-    if !deserves_answer::<F>(&ethernet, parsed) || !LIMIT.take(cx) {
-        return Err(problem.dropped);
-    }
-    // While it still is the packet that is dropped.
-    report::dropped(cx, problem.dropped);
-    write::<F, C>(cx, parsed.src(), problem)
-        .map_err(|reason| Dropped { reason, ..problem.dropped })?;
-    cx.set_mark(abi::mark::DONE);
+    cx.answer(parsed, problem).map_err(|reason| Dropped { reason, direction: problem.direction })?;
     Ok(Verdict::Device { ifindex: cx.ifindex() })
+}
+
+/// Turns the packet into a message to its sender, or tells why not. What is answered is counted and reported as
+/// dropped here, while it still is the packet that is dropped.
+#[inline(always)]
+pub fn answer<C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Result<(), DropReason> {
+    let first: u8 = cx.load(Ethernet::ADDRESSES).map_err(access)?;
+    if !deserves_answer(first, parsed) || !LIMIT.take(cx) {
+        return Err(problem.reason);
+    }
+    cx.dropped(Dropped { reason: problem.reason, direction: problem.direction });
+    write(cx, parsed.src(), problem)?;
+    cx.set_mark(abi::mark::DONE);
+    Ok(())
 }
 
 /// RFC 4443 §2.4 e: never about an error or a redirect, nor about what went to many or came from nobody in particular.
 /// A later fragment of a control message may be one of an error.
-fn deserves_answer<F: Family>(ethernet: &Ethernet, parsed: &Parsed) -> bool {
-    let [first, ..] = ethernet.dst;
-    let is_group_frame = first & 1 != 0;
-    let may_be_error = parsed.protocol == F::CONTROL
+fn deserves_answer(first_byte: u8, parsed: &Parsed) -> bool {
+    let is_group_frame = first_byte & 1 != 0;
+    let may_be_error = parsed.protocol == protocol::ICMPV6
         && (matches!(parsed.fragment, Fragment::Later) || icmp6::is_error(parsed.control));
     !(is_group_frame
         || may_be_error
@@ -101,7 +109,7 @@ fn deserves_answer<F: Family>(ethernet: &Ethernet, parsed: &Parsed) -> bool {
 
 /// Three writes, one header each: the whole would need a place on the stack of its own.
 #[inline(never)]
-fn write<F: Family, C: Context>(cx: &mut C, receiver: &Addr, problem: &Problem) -> Result<(), DropReason> {
+fn write<C: Context>(cx: &mut C, receiver: &Addr, problem: Problem) -> Result<(), DropReason> {
     let kept = cx.len().min(Ethernet::LEN + MINIMUM_MTU - HEADERS);
     cx.resize(kept).map_err(access)?;
     cx.open_layer3(HEADERS).map_err(access)?;
@@ -109,8 +117,8 @@ fn write<F: Family, C: Context>(cx: &mut C, receiver: &Addr, problem: &Problem) 
     cx.store(0, &Ethernet { dst: ethernet.src, src: ethernet.dst, ether_type: ether_type::IPV6 }).map_err(access)?;
     let inner = kept.saturating_sub(Ethernet::LEN);
     let payload = inner.saturating_add(Icmp6::LEN) as u16;
-    let router = F::router(&cx.config());
-    let mut icmp = Icmp6 { kind: problem.kind, code: 0, checksum: [0; 2], body: problem.body };
+    let router = cx.config().router_v6;
+    let mut icmp = Icmp6 { kind: problem.kind, code: 0, checksum: [0; 2], body: problem.body.to_be_bytes() };
     let sum = checksum::add(
         checksum::pseudo_header(&router, receiver, payload, protocol::ICMPV6),
         checksum::add(

@@ -27,7 +27,7 @@ pub fn admit<F: Family, C: Context>(
             dst_id: pod.id,
             ifindex: pod.ifindex,
         };
-        report::trace(cx, parsed, &sighting);
+        cx.trace(parsed, sighting);
     }
     report::count_forwarded(cx, Direction::Ingress);
     Ok(())

@@ -32,6 +32,7 @@
 )]
 
 pub mod conntrack;
+pub mod context;
 pub mod env;
 pub mod icmp_error;
 pub mod ingress;
@@ -45,7 +46,8 @@ pub mod report;
 pub mod source;
 pub mod verdict;
 
-pub use env::{Context, Env, Route, RouteQuery, TableFull, Tables};
+pub use context::Context;
+pub use env::{Env, Route, RouteQuery, TableFull, Tables};
 pub use netdev::{from_host, from_netdev, to_netdev};
 pub use pod::{from_pod, to_pod};
 pub use verdict::{Dropped, Verdict};

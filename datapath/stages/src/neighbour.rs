@@ -25,12 +25,34 @@ use crate::{
 /// Most options that are looked at; real solicitations have one or two (RFC 4861, RFC 3971).
 const MAX_OPTIONS: u32 = 8;
 
+/// What became of a message between a pod and its neighbours.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// The packet is the answer now.
+    Answered = 1,
+    /// Nothing has to be done about it.
+    Quietly = 2,
+    /// The node's stack wants to know.
+    Stack = 3,
+}
+
+impl Handled {
+    /// What to do with the packet that came in by `ifindex`.
+    #[inline(always)]
+    #[must_use]
+    pub fn verdict(self, ifindex: u32) -> Verdict {
+        match self {
+            Self::Answered => Verdict::Device { ifindex },
+            Self::Quietly => Verdict::Consumed(DropReason::MulticastHandled),
+            Self::Stack => Verdict::Stack,
+        }
+    }
+}
+
 /// A message of a pod that never leaves its link (`icmp6::is_link_only`).
-#[inline(never)]
-pub fn from_pod<F: Family, C: Context>(
-    cx: &mut C,
-    parsed: &Parsed,
-) -> Result<Verdict, DropReason> {
+#[inline(always)]
+pub fn from_pod<C: Context>(cx: &mut C, parsed: &Parsed) -> Result<Handled, DropReason> {
     let mut link = Link::default();
     source::by_device(cx, &mut link)?;
     if !(*parsed.src() == link.addr || parsed.src().is_link_local() || parsed.src().is_unspecified()) {
@@ -38,7 +60,7 @@ pub fn from_pod<F: Family, C: Context>(
     }
     match parsed.control {
         kind::ROUTER_SOLICITATION | kind::MLD_REPORT | kind::MLD_DONE | kind::MLD_REPORT_V2 => {
-            Ok(Verdict::Consumed(DropReason::MulticastHandled))
+            Ok(Handled::Quietly)
         }
         kind::NEIGHBOUR_SOLICITATION | kind::NEIGHBOUR_ADVERTISEMENT => {
             let message: Solicitation = cx.load(parsed.offset).map_err(access)?;
@@ -50,7 +72,7 @@ pub fn from_pod<F: Family, C: Context>(
             if parsed.control == kind::NEIGHBOUR_ADVERTISEMENT {
                 // The node's stack may learn about the pod from it, about nobody else.
                 let is_own = target == link.addr || target.is_link_local();
-                return if is_own { Ok(Verdict::Stack) } else { Err(DropReason::ForbiddenIcmpv6Message) };
+                return if is_own { Ok(Handled::Stack) } else { Err(DropReason::ForbiddenIcmpv6Message) };
             }
             solicitation(cx, parsed, &link, &target)
         }
@@ -65,7 +87,7 @@ fn solicitation<C: Context>(
     parsed: &Parsed,
     link: &Link,
     target: &Addr,
-) -> Result<Verdict, DropReason> {
+) -> Result<Handled, DropReason> {
     let is_probe = parsed.src().is_unspecified();
     check_options(cx, parsed.offset.wrapping_add(Solicitation::LEN), is_probe)?;
     if is_probe && !icmp6::is_solicited_node(parsed.dst()) {
@@ -77,18 +99,18 @@ fn solicitation<C: Context>(
         match cx.endpoint(target) {
             // Duplicate address detection of its own address: silence says that it is free.
             Some(endpoint) if endpoint.ifindex == cx.ifindex() => {
-                return Ok(Verdict::Consumed(DropReason::MulticastHandled));
+                return Ok(Handled::Quietly);
             }
             Some(_) => 0,
             None if is_probe && target.is_link_local() => {
-                return Ok(Verdict::Consumed(DropReason::MulticastHandled));
+                return Ok(Handled::Quietly);
             }
             None => return Err(DropReason::UnknownL3TargetAddress),
         }
     };
     advertise(cx, parsed.src(), target, link, flags)?;
     cx.set_mark(abi::mark::DONE);
-    Ok(Verdict::Device { ifindex: cx.ifindex() })
+    Ok(Handled::Answered)
 }
 
 /// RFC 4861 §7.1.1: no option of length 0; no link-layer address of a sender who has no address.

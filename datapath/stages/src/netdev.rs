@@ -17,7 +17,7 @@ use packet::{
 use crate::{
     Context, Verdict,
     ingress,
-    parse::{Parsed, parse},
+    parse::Parsed,
     pod::is_done,
     rate::Rate,
     report::{self, AGGREGATE_CONNECTIONS, Sighting},
@@ -83,7 +83,7 @@ pub fn from_host<C: Context>(
 #[inline(never)]
 fn arrive<F: Family, C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     let mut parsed = Parsed::default();
-    let is_valid = parse::<F, C>(cx, &mut parsed);
+    let is_valid = cx.parse::<F>(&mut parsed);
     if report::wants_arrivals(cx) && is_valid.is_ok() {
         node_trace(cx, &parsed, ObservationPoint::FromNetwork);
     }
@@ -99,7 +99,7 @@ fn arrive<F: Family, C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
 #[inline(never)]
 fn hand_over<F: Family, C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     let mut parsed = Parsed::default();
-    parse::<F, C>(cx, &mut parsed).map_err(Dropped::ingress)?;
+    cx.parse::<F>(&mut parsed).map_err(Dropped::ingress)?;
     if parsed.dst().is_multicast() || parsed.dst().is_link_local() {
         return Ok(Verdict::Pass);
     }
@@ -120,7 +120,7 @@ fn watch<F: Family, C: Context>(cx: &mut C) {
     report::count_forwarded(cx, Direction::Egress);
     // What the stack sends is well formed, or not ours to judge.
     let mut parsed = Parsed::default();
-    if parse::<F, C>(cx, &mut parsed).is_err() {
+    if cx.parse::<F>(&mut parsed).is_err() {
         return;
     }
     if F::IS_V6 && parsed.is_control && icmp6::is_link_only(parsed.control) {
@@ -140,5 +140,5 @@ fn watch<F: Family, C: Context>(cx: &mut C) {
 #[inline(always)]
 fn node_trace<C: Context>(cx: &mut C, parsed: &Parsed, point: ObservationPoint) {
     let ifindex = cx.ifindex();
-    report::trace(cx, parsed, &Sighting { point, source: 0, dst_id: 0, ifindex });
+    cx.trace(parsed, Sighting { point, source: 0, dst_id: 0, ifindex });
 }

@@ -74,9 +74,7 @@ impl Parsed {
 }
 
 /// Reads the headers into `parsed`, which is empty. Nothing in the packet is changed.
-///
-/// A function of its own in the kernel, result by reference: so its frame is gone when the next stage needs the stack.
-#[inline(never)]
+#[inline(always)]
 pub fn parse<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), DropReason> {
     let header: F::Header = packet.load(Ethernet::LEN).map_err(access)?;
     if !F::is_valid(&header, packet.len().saturating_sub(Ethernet::LEN)) {

@@ -7,7 +7,7 @@ use crate::{
     Context, Route, RouteQuery, Verdict,
     conntrack::{self, Side},
     icmp_error, ingress, neighbour,
-    parse::{Parsed, parse},
+    parse::Parsed,
     report::{self, Sighting},
     source,
     verdict::{Dropped, access},
@@ -63,9 +63,10 @@ fn leave<F: Family, C: Context>(
     mac: &[u8; 6],
 ) -> Result<Verdict, Dropped> {
     let mut parsed = Parsed::default();
-    parse::<F, C>(cx, &mut parsed).map_err(Dropped::egress)?;
+    cx.parse::<F>(&mut parsed).map_err(Dropped::egress)?;
     if F::IS_V6 && parsed.is_control && icmp6::is_link_only(parsed.control) {
-        return neighbour::from_pod::<F, C>(cx, &parsed).map_err(Dropped::egress);
+        let handled = cx.neighbour(&parsed).map_err(Dropped::egress)?;
+        return Ok(handled.verdict(cx.ifindex()));
     }
     if parsed.dst().is_multicast() {
         // No router forwards what is meant for the link, and nobody misses it; the rest is not supported.
@@ -168,7 +169,7 @@ fn sight<C: Context>(
     point: ObservationPoint,
     ifindex: u32,
 ) {
-    report::trace(cx, parsed, &Sighting { point, source: sender, dst_id: 0, ifindex });
+    cx.trace(parsed, Sighting { point, source: sender, dst_id: 0, ifindex });
 }
 
 #[inline(never)]
@@ -176,7 +177,7 @@ fn enter<F: Family, C: Context>(
     cx: &mut C,
 ) -> Result<Verdict, Dropped> {
     let mut parsed = Parsed::default();
-    parse::<F, C>(cx, &mut parsed).map_err(Dropped::ingress)?;
+    cx.parse::<F>(&mut parsed).map_err(Dropped::ingress)?;
     let is_link_only = F::IS_V6 && parsed.is_control && icmp6::is_link_only(parsed.control);
     if is_link_only || parsed.dst().is_multicast() || parsed.dst().is_link_local() {
         // Between the node and its pod: no connection, no policy.

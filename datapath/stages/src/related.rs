@@ -12,7 +12,7 @@ use crate::{
 /// Whether an error message is about a connection of this side (`parsed.tuple.dir`), found by the packet inside. An
 /// error about nothing that is known is a packet of its own, which leaves no entry, so that a flood of errors cannot
 /// push connections out.
-#[inline(never)]
+#[inline(always)]
 pub fn is_known<F: Family, C: Context>(cx: &mut C, parsed: &Parsed) -> bool {
     let now = cx.now();
     let is_alive = |entry: &mut CtEntry| entry.expires > now;

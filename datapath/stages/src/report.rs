@@ -56,8 +56,8 @@ pub fn wants<C: Context>(cx: &C, parsed: &Parsed) -> bool {
 }
 
 /// Sends a trace event. Identities are looked up here: few packets are reported.
-#[inline(never)]
-pub fn trace<C: Context>(cx: &mut C, parsed: &Parsed, sighting: &Sighting) {
+#[inline(always)]
+pub fn trace<C: Context>(cx: &mut C, parsed: &Parsed, sighting: Sighting) {
     let len = cx.len();
     let captured = len.min(CAPTURE as u32);
     let event = TraceNotify {
@@ -92,15 +92,15 @@ pub(crate) fn conclude<C: Context>(
         Ok(Verdict::Consumed(reason)) => {
             cx.count(metric_index(reason as u8, Direction::Egress), cx.len());
         }
-        Err(dropped) => self::dropped(cx, dropped),
+        Err(dropped) => cx.dropped(dropped),
         Ok(_) => {}
     }
     result
 }
 
 /// Counts and reports a drop. The packet is read again, as far as it can be.
-#[inline(never)]
-pub(crate) fn dropped<C: Context>(cx: &mut C, dropped: Dropped) {
+#[inline(always)]
+pub fn dropped<C: Context>(cx: &mut C, dropped: Dropped) {
     let len = cx.len();
     cx.count(metric_index(dropped.reason as u8, dropped.direction), len);
     let captured = len.min(CAPTURE as u32);

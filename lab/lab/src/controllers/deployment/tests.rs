@@ -1,4 +1,4 @@
-use proptest::prelude::*;
+use proptest::{prop_assert, prop_assert_eq, prop_assume, proptest};
 
 use super::*;
 

@@ -50,7 +50,9 @@ pub struct Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("manager", &self.manager).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("manager", &self.manager)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,8 +65,12 @@ impl Cluster {
         let mut config = match access {
             Access::InCluster => Config::incluster().map_err(ConnectError::InCluster)?,
             Access::Kubeconfig { path, context } => {
-                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| ConnectError::Kubeconfig(Box::new(error)))?;
-                let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
+                let kubeconfig =
+                    Kubeconfig::read_from(path).map_err(|error| ConnectError::Kubeconfig(Box::new(error)))?;
+                let options = KubeConfigOptions {
+                    context: context.clone(),
+                    ..KubeConfigOptions::default()
+                };
                 from_kubeconfig(kubeconfig, &options).await?
             }
             Access::Infer => match Config::incluster() {
@@ -72,7 +78,9 @@ impl Cluster {
                 Err(error) => {
                     tracing::debug!(%error, "no service account, trying the kubeconfig");
                     let options = KubeConfigOptions::default();
-                    Config::from_kubeconfig(&options).await.map_err(|error| ConnectError::Kubeconfig(Box::new(error)))?
+                    Config::from_kubeconfig(&options)
+                        .await
+                        .map_err(|error| ConnectError::Kubeconfig(Box::new(error)))?
                 }
             },
         };
@@ -94,7 +102,10 @@ impl Cluster {
     }
 }
 
-async fn from_kubeconfig(kubeconfig: Kubeconfig, options: &KubeConfigOptions) -> Result<Config, ConnectError> {
+async fn from_kubeconfig(
+    kubeconfig: Kubeconfig,
+    options: &KubeConfigOptions,
+) -> Result<Config, ConnectError> {
     Config::from_custom_kubeconfig(kubeconfig, options)
         .await
         .map_err(|error| ConnectError::Kubeconfig(Box::new(error)))

@@ -24,17 +24,35 @@ fn parse_all<'a, T: std::str::FromStr>(
             .inspect_err(|_| tracing::warn!(object, field, text, "left out: cannot be parsed"))
             .ok()
     };
-    texts.into_iter().filter(|text| !text.is_empty()).filter_map(parse).collect()
+    texts
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .filter_map(parse)
+        .collect()
 }
 
 pub(crate) fn node(node: &Node) -> inputs::Node {
     let name = node.name_any();
     let spec = node.spec.clone().unwrap_or_default();
-    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let addresses = node
+        .status
+        .as_ref()
+        .and_then(|status| status.addresses.as_deref())
+        .unwrap_or_default();
     let addresses_of = |kind: &str| {
-        parse_all(&name, "status.addresses", addresses.iter().filter(|a| a.type_ == kind).map(|a| a.address.as_str()))
+        parse_all(
+            &name,
+            "status.addresses",
+            addresses
+                .iter()
+                .filter(|a| a.type_ == kind)
+                .map(|a| a.address.as_str()),
+        )
     };
-    let cidrs = spec.pod_cidrs.filter(|cidrs| !cidrs.is_empty()).unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
+    let cidrs = spec
+        .pod_cidrs
+        .filter(|cidrs| !cidrs.is_empty())
+        .unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
     inputs::Node {
         uid: node.uid().unwrap_or_default(),
         pod_cidrs: parse_all(&name, "spec.podCIDRs", cidrs.iter().map(String::as_str)),
@@ -42,7 +60,12 @@ pub(crate) fn node(node: &Node) -> inputs::Node {
         external_ips: addresses_of("ExternalIP"),
         labels: node.labels().clone(),
         annotations: node.annotations().clone(),
-        taints: spec.taints.unwrap_or_default().into_iter().map(|taint| taint.key).collect(),
+        taints: spec
+            .taints
+            .unwrap_or_default()
+            .into_iter()
+            .map(|taint| taint.key)
+            .collect(),
         name,
     }
 }
@@ -52,14 +75,19 @@ pub(crate) fn pod(pod: &Pod) -> inputs::Pod {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     // A sidecar (an init container that restarts) serves ports like any other container.
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let named_ports = containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
-        Some(NamedPort {
-            name: port.name.clone()?,
-            port: u16::try_from(port.container_port).ok()?,
-            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-        })
-    });
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let named_ports = containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            Some(NamedPort {
+                name: port.name.clone()?,
+                port: u16::try_from(port.container_port).ok()?,
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            })
+        });
     let ips: Vec<&str> = match status.pod_ips.as_deref() {
         Some(ips) if !ips.is_empty() => ips.iter().map(|ip| ip.ip.as_str()).collect(),
         _ => status.pod_ip.as_deref().into_iter().collect(),
@@ -80,12 +108,21 @@ pub(crate) fn pod(pod: &Pod) -> inputs::Pod {
 }
 
 pub(crate) fn namespace(namespace: &Namespace) -> inputs::Namespace {
-    inputs::Namespace { name: namespace.name_any(), labels: namespace.labels().clone() }
+    inputs::Namespace {
+        name: namespace.name_any(),
+        labels: namespace.labels().clone(),
+    }
 }
 
 pub(crate) fn cilium_node(node: &types::CiliumNode) -> inputs::CiliumNode {
     let name = node.name_any();
-    let types::CiliumNodeSpec { addresses, bootid, health, ipam, .. } = &node.spec;
+    let types::CiliumNodeSpec {
+        addresses,
+        bootid,
+        health,
+        ipam,
+        ..
+    } = &node.spec;
     let addresses = addresses.iter().filter_map(|address| {
         let kind = match address.kind.as_str() {
             "InternalIP" => AddressType::InternalIP,
@@ -94,13 +131,19 @@ pub(crate) fn cilium_node(node: &types::CiliumNode) -> inputs::CiliumNode {
             // Names are no addresses, and types of other versions are not for us.
             _ => return None,
         };
-        let ip = parse_all(&name, "spec.addresses", [address.ip.as_str()]).into_iter().next()?;
+        let ip = parse_all(&name, "spec.addresses", [address.ip.as_str()])
+            .into_iter()
+            .next()?;
         Some((kind, ip))
     });
     inputs::CiliumNode {
         node_uid: owner_uid(node, "Node"),
         addresses: addresses.collect(),
-        pod_cidrs: parse_all(&name, "spec.ipam.podCIDRs", ipam.pod_cidrs.iter().map(String::as_str)),
+        pod_cidrs: parse_all(
+            &name,
+            "spec.ipam.podCIDRs",
+            ipam.pod_cidrs.iter().map(String::as_str),
+        ),
         health_ips: parse_all(&name, "spec.health", [health.ipv6.as_str(), health.ipv4.as_str()]),
         boot_id: bootid.clone(),
         name,
@@ -117,11 +160,16 @@ pub(crate) fn to_cilium_node_spec(node: &inputs::CiliumNode) -> types::CiliumNod
     let addresses = node.addresses.iter();
     types::CiliumNodeSpec {
         addresses: addresses
-            .map(|(k, ip)| types::NodeAddress { kind: kind(*k).to_owned(), ip: ip.to_string() })
+            .map(|(k, ip)| types::NodeAddress {
+                kind: kind(*k).to_owned(),
+                ip: ip.to_string(),
+            })
             .collect(),
         bootid: node.boot_id.clone(),
         health: pair(&node.health_ips),
-        ipam: types::NodeIpam { pod_cidrs: node.pod_cidrs.iter().map(IpNet::to_string).collect() },
+        ipam: types::NodeIpam {
+            pod_cidrs: node.pod_cidrs.iter().map(IpNet::to_string).collect(),
+        },
         ..types::CiliumNodeSpec::default()
     }
 }
@@ -131,21 +179,33 @@ pub(crate) fn cilium_endpoint(endpoint: &types::CiliumEndpoint) -> inputs::Ciliu
     let status = endpoint.status.clone().unwrap_or_default();
     let networking = status.networking.unwrap_or_default();
     let text = name.to_string();
-    let addressing = networking.addressing.iter().flat_map(|pair| [pair.ipv6.as_str(), pair.ipv4.as_str()]);
+    let addressing = networking
+        .addressing
+        .iter()
+        .flat_map(|pair| [pair.ipv6.as_str(), pair.ipv4.as_str()]);
     let identity = status.identity.unwrap_or_default();
     inputs::CiliumEndpoint {
         pod_uid: owner_uid(endpoint, "Pod"),
         id: u16::try_from(status.id).unwrap_or_default(),
-        identity: u32::try_from(identity.id).ok().filter(|id| *id != 0).map(Identity),
+        identity: u32::try_from(identity.id)
+            .ok()
+            .filter(|id| *id != 0)
+            .map(Identity),
         labels: Labels::parse(&identity.labels),
         addresses: parse_all(&text, "status.networking.addressing", addressing),
-        node_ip: parse_all(&text, "status.networking.node", [networking.node.as_str()]).into_iter().next(),
+        node_ip: parse_all(&text, "status.networking.node", [networking.node.as_str()])
+            .into_iter()
+            .next(),
         state: status.state,
         named_ports: status
             .named_ports
             .into_iter()
             .filter_map(|port| {
-                Some(NamedPort { name: port.name, port: u16::try_from(port.port).ok()?, protocol: port.protocol })
+                Some(NamedPort {
+                    name: port.name,
+                    port: u16::try_from(port.port).ok()?,
+                    protocol: port.protocol,
+                })
             })
             .collect(),
         name,
@@ -168,10 +228,12 @@ pub(crate) fn to_endpoint_status(status: &EndpointStatus) -> types::EndpointStat
     types::EndpointStatus {
         id: i64::from(id.0),
         state: state.as_str().to_owned(),
-        identity: identity.as_ref().map(|(identity, labels)| types::EndpointIdentity {
-            id: i64::from(identity.0),
-            labels: labels.to_strings(),
-        }),
+        identity: identity
+            .as_ref()
+            .map(|(identity, labels)| types::EndpointIdentity {
+                id: i64::from(identity.0),
+                labels: labels.to_strings(),
+            }),
         external_identifiers: Some(types::ExternalIdentifiers {
             cni_attachment_id: attachment_id.clone(),
             container_id: container_id.clone(),
@@ -192,6 +254,8 @@ pub(crate) fn to_endpoint_status(status: &EndpointStatus) -> types::EndpointStat
             })
             .collect(),
         encryption: types::Encryption::default(),
+        // Nothing enforces policies yet, and that is what the default says.
+        policy: Some(types::Policy::default()),
         service_account: service_account.clone(),
     }
 }
@@ -201,12 +265,20 @@ pub(crate) fn cilium_identity(object: &types::CiliumIdentity) -> Option<inputs::
     let identity = identity_of_name(&object.name_any())?;
     let created = object.creation_timestamp().map_or(0, |time| time.0.as_second());
     let labels = Labels::from_security_map(&object.spec.security_labels);
-    Some(inputs::CiliumIdentity { identity, labels, created })
+    Some(inputs::CiliumIdentity {
+        identity,
+        labels,
+        created,
+    })
 }
 
 /// The number that the object of that name stands for.
 pub(crate) fn identity_of_name(name: &str) -> Option<Identity> {
-    let identity = name.parse().ok().map(Identity).filter(|identity| identity.is_cluster())?;
+    let identity = name
+        .parse()
+        .ok()
+        .map(Identity)
+        .filter(|identity| identity.is_cluster())?;
     // Another spelling of the number (`+300`, `0300`) would be a second object for it.
     (identity.0.to_string() == name).then_some(identity)
 }
@@ -222,7 +294,10 @@ fn pair(addresses: &[IpAddr]) -> types::AddressPair {
         let found = addresses.iter().find(|addr| Family::of(**addr) == family);
         found.map(IpAddr::to_string).unwrap_or_default()
     };
-    types::AddressPair { ipv4: of(Family::V4), ipv6: of(Family::V6) }
+    types::AddressPair {
+        ipv4: of(Family::V4),
+        ipv6: of(Family::V6),
+    }
 }
 
 #[cfg(test)]

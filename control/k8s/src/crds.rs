@@ -19,7 +19,11 @@ pub const SCHEMA_VERSION: &str = "1.28.1";
 
 const VERSION_LABEL: &str = "io.cilium.k8s.crd.schema.version";
 /// Kinds without which the agent cannot work.
-const NEEDED_BY_AGENT: [&str; 3] = ["ciliumendpoints.cilium.io", "ciliumidentities.cilium.io", "ciliumnodes.cilium.io"];
+const NEEDED_BY_AGENT: [&str; 3] = [
+    "ciliumendpoints.cilium.io",
+    "ciliumidentities.cilium.io",
+    "ciliumnodes.cilium.io",
+];
 /// How often a definition is read while waiting for it.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -56,13 +60,16 @@ pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error>
         (types::CiliumIdentity::crd(), None),
         (types::CiliumNode::crd(), Some(json!({"status": {}}))),
     ];
-    let derived = derived.into_iter().map(|(crd, subresources)| complete(&crd, subresources));
+    let derived = derived
+        .into_iter()
+        .map(|(crd, subresources)| complete(&crd, subresources.as_ref()));
     let written = policy_crds::definitions().into_iter().map(serde_json::from_value);
     derived
         .chain(written)
         .map(|crd| {
             crd.map(|mut crd: CustomResourceDefinition| {
-                crd.labels_mut().insert(VERSION_LABEL.to_owned(), SCHEMA_VERSION.to_owned());
+                crd.labels_mut()
+                    .insert(VERSION_LABEL.to_owned(), SCHEMA_VERSION.to_owned());
                 crd
             })
         })
@@ -72,11 +79,16 @@ pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error>
 /// What the derive macro does not know: subresources, and that fields of Cilium that we do not have are kept.
 fn complete(
     crd: &CustomResourceDefinition,
-    subresources: Option<Value>,
+    subresources: Option<&Value>,
 ) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut crd = serde_json::to_value(crd)?;
-    for version in crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut).into_iter().flatten() {
-        match &subresources {
+    for version in crd
+        .pointer_mut("/spec/versions")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        match subresources {
             Some(subresources) => version["subresources"] = subresources.clone(),
             None => {
                 if let Some(version) = version.as_object_mut() {
@@ -86,9 +98,14 @@ fn complete(
         }
         if let Some(properties) = version.pointer_mut("/schema/openAPIV3Schema/properties") {
             if subresources.is_some() && properties.get("status").is_none() {
-                properties["status"] = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+                properties["status"] =
+                    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
             }
-            for property in properties.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+            for property in properties
+                .as_object_mut()
+                .into_iter()
+                .flat_map(|map| map.values_mut())
+            {
                 keep_unknown_fields(property);
             }
         }
@@ -101,7 +118,10 @@ fn keep_unknown_fields(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
     if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(keep_unknown_fields);
-        map.insert("x-kubernetes-preserve-unknown-fields".to_owned(), Value::Bool(true));
+        map.insert(
+            "x-kubernetes-preserve-unknown-fields".to_owned(),
+            Value::Bool(true),
+        );
     }
     if let Some(items) = map.get_mut("items") {
         keep_unknown_fields(items);
@@ -116,8 +136,14 @@ fn is_older(labels: &BTreeMap<String, String>) -> bool {
 }
 
 fn is_established(crd: &CustomResourceDefinition) -> bool {
-    let conditions = crd.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
+    let conditions = crd
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Established" && condition.status == "True")
 }
 
 impl Cluster {
@@ -139,14 +165,18 @@ impl Cluster {
     /// # Errors
     /// When they are not served in time.
     pub async fn wait_for_crds(&self, timeout: Duration) -> Result<(), CrdError> {
-        self.wait_for(NEEDED_BY_AGENT.map(str::to_owned).to_vec(), timeout).await
+        self.wait_for(NEEDED_BY_AGENT.map(str::to_owned).to_vec(), timeout)
+            .await
     }
 
     async fn register_crd(&self, definition: &CustomResourceDefinition) -> Result<(), CrdError> {
         const ATTEMPTS: u32 = 5;
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let name = definition.name_any();
-        let params = PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
+        let params = PostParams {
+            field_manager: Some(self.manager.to_owned()),
+            ..PostParams::default()
+        };
         for _ in 0..ATTEMPTS {
             let outcome = match request("get", &name, api.get_opt(&name)).await? {
                 None => request("create", &name, api.create(&params, definition)).await,
@@ -155,7 +185,11 @@ impl Cluster {
                     updated.metadata.resource_version = installed.metadata.resource_version.clone();
                     // Versions that Cilium has and we do not stay: objects may be stored in them.
                     let kept = installed.spec.versions.iter().filter(|installed| {
-                        !definition.spec.versions.iter().any(|version| version.name == installed.name)
+                        !definition
+                            .spec
+                            .versions
+                            .iter()
+                            .any(|version| version.name == installed.name)
                     });
                     updated.spec.versions.extend(kept.cloned().map(|mut version| {
                         version.storage = false;
@@ -179,7 +213,12 @@ impl Cluster {
             }
         }
         let kind = crate::RequestErrorKind::Contended { attempts: ATTEMPTS };
-        Err(RequestError { verb: "register", object: name, kind }.into())
+        Err(RequestError {
+            verb: "register",
+            object: name,
+            kind,
+        }
+        .into())
     }
 
     async fn wait_for(&self, mut missing: Vec<String>, timeout: Duration) -> Result<(), CrdError> {
@@ -204,7 +243,11 @@ impl Cluster {
                 return Ok(());
             }
             if Instant::now() + POLL > deadline {
-                return Err(CrdError::Missing { missing, waited: timeout, last });
+                return Err(CrdError::Missing {
+                    missing,
+                    waited: timeout,
+                    last,
+                });
             }
             tokio::time::sleep(POLL).await;
         }

@@ -8,9 +8,9 @@ use model::endpoint::EndpointStatus;
 use model::inputs::ObjectName;
 
 use crate::client::Cluster;
+use crate::convert;
 use crate::error::{RequestError, RequestErrorKind, request};
 use crate::types::{CiliumEndpoint, CiliumEndpointFields};
-use crate::convert;
 
 const ATTEMPTS: u32 = 5;
 
@@ -32,14 +32,22 @@ impl Cluster {
                 Err(error) if error.is_already_exists() => {}
                 Err(error) => return Err(error),
             }
-            let Some(current) = request("get", &object, api.get_opt(&status.pod.name)).await? else { continue };
+            let Some(current) = request("get", &object, api.get_opt(&status.pod.name)).await? else {
+                continue;
+            };
             if current.owner_references() == wanted.owner_references() && current.status == wanted.status {
                 return Ok(());
             }
             let outcome = if convert::cilium_endpoint(&current).pod_uid == pod_uid {
                 let mut updated = current;
                 updated.status.clone_from(&wanted.status);
-                request("replace", &object, api.replace(&status.pod.name, &params, &updated)).await.map(|_| true)
+                request(
+                    "replace",
+                    &object,
+                    api.replace(&status.pod.name, &params, &updated),
+                )
+                .await
+                .map(|_| true)
             } else {
                 delete_exactly(&api, &object, &current).await.map(|()| false)
             };
@@ -50,7 +58,11 @@ impl Cluster {
                 Err(error) => return Err(error),
             }
         }
-        Err(RequestError { verb: "publish", object, kind: RequestErrorKind::Contended { attempts: ATTEMPTS } })
+        Err(RequestError {
+            verb: "publish",
+            object,
+            kind: RequestErrorKind::Contended { attempts: ATTEMPTS },
+        })
     }
 
     /// Deletes the CiliumEndpoint of a pod, unless it belongs to a later pod of the same name. It is no error if there
@@ -62,7 +74,9 @@ impl Cluster {
         let api = self.endpoints(pod);
         let object = format!("CiliumEndpoint {pod}");
         for _ in 0..ATTEMPTS {
-            let Some(current) = request("get", &object, api.get_opt(&pod.name)).await? else { return Ok(()) };
+            let Some(current) = request("get", &object, api.get_opt(&pod.name)).await? else {
+                return Ok(());
+            };
             if !pod_uid.is_empty() && convert::cilium_endpoint(&current).pod_uid != pod_uid {
                 return Ok(());
             }
@@ -72,7 +86,11 @@ impl Cluster {
                 Err(error) => return Err(error),
             }
         }
-        Err(RequestError { verb: "delete", object, kind: RequestErrorKind::Contended { attempts: ATTEMPTS } })
+        Err(RequestError {
+            verb: "delete",
+            object,
+            kind: RequestErrorKind::Contended { attempts: ATTEMPTS },
+        })
     }
 
     fn endpoints(&self, pod: &ObjectName) -> Api<CiliumEndpoint> {
@@ -80,7 +98,10 @@ impl Cluster {
     }
 
     pub(crate) fn post(&self) -> PostParams {
-        PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() }
+        PostParams {
+            field_manager: Some(self.manager.to_owned()),
+            ..PostParams::default()
+        }
     }
 }
 
@@ -90,7 +111,10 @@ async fn delete_exactly(
     object: &str,
     current: &CiliumEndpoint,
 ) -> Result<(), RequestError> {
-    let same = Preconditions { uid: current.uid(), resource_version: None };
+    let same = Preconditions {
+        uid: current.uid(),
+        resource_version: None,
+    };
     let params = DeleteParams::default().preconditions(same);
     match request("delete", object, api.delete(&current.name_any(), &params)).await {
         Ok(_) => Ok(()),

@@ -64,7 +64,8 @@ impl RequestError {
     /// The object has changed since it was read, or a precondition does not hold.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        self.status().is_some_and(|status| status.is_conflict() || (status.code == 409 && !status.is_already_exists()))
+        self.status()
+            .is_some_and(|status| status.is_conflict() || (status.code == 409 && !status.is_already_exists()))
     }
 }
 
@@ -79,5 +80,9 @@ pub(crate) async fn request<T>(
         Ok(Err(error)) => RequestErrorKind::Api(Box::new(error)),
         Err(_) => RequestErrorKind::Timeout(REQUEST_TIMEOUT),
     };
-    Err(RequestError { verb, object: object.into(), kind: outcome })
+    Err(RequestError {
+        verb,
+        object: object.into(),
+        kind: outcome,
+    })
 }

@@ -34,10 +34,15 @@ impl Store {
 
     fn answer(&mut self, verb: &str, path: &str, query: &str, body: &Value) -> (u16, Value) {
         let current = self.objects.get(path).cloned();
-        let conflict = |object: &Value, wanted: &Value, field: &str| !wanted.is_null() && object["metadata"][field] != *wanted;
+        let conflict = |object: &Value, wanted: &Value, field: &str| {
+            !wanted.is_null() && object["metadata"][field] != *wanted
+        };
         match (verb, current) {
             ("POST", _) => {
-                let name = body["metadata"]["name"].as_str().unwrap_or("generated").to_owned();
+                let name = body["metadata"]["name"]
+                    .as_str()
+                    .unwrap_or("generated")
+                    .to_owned();
                 let path = format!("{path}/{name}");
                 if self.objects.contains_key(&path) {
                     return failure(409, "AlreadyExists");
@@ -73,7 +78,10 @@ impl Store {
                     return failure(409, "Conflict");
                 }
                 self.objects.remove(path);
-                (200, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
+                (
+                    200,
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+                )
             }
             _ => failure(405, "MethodNotAllowed"),
         }
@@ -83,33 +91,59 @@ impl Store {
     fn list(&self, path: &str, query: &str) -> Value {
         let parameter = |name: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.replace("%3D", "=").replace("%2F", "/")).next()
+            pairs
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value.replace("%3D", "=").replace("%2F", "/"))
+                .next()
         };
         let (group, plural) = path.rsplit_once('/').unwrap();
         let matches = |stored: &str| {
-            let rest = stored.strip_prefix(group).map(|rest| rest.trim_start_matches('/'));
+            let rest = stored
+                .strip_prefix(group)
+                .map(|rest| rest.trim_start_matches('/'));
             let parts: Vec<&str> = rest.unwrap_or_default().split('/').collect();
             matches!(parts[..], [p, _] | ["namespaces", _, p, _] if p == plural)
         };
-        let selector = parameter("labelSelector").and_then(|s| s.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())));
+        let selector = parameter("labelSelector")
+            .and_then(|s| s.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())));
         let mut items: Vec<Value> = self
             .objects
             .iter()
             .filter(|(stored, _)| matches(stored))
             .map(|(_, object)| object.clone())
-            .filter(|object| selector.as_ref().is_none_or(|(k, v)| object["metadata"]["labels"][k] == json!(v)))
+            .filter(|object| {
+                selector
+                    .as_ref()
+                    .is_none_or(|(k, v)| object["metadata"]["labels"][k] == json!(v))
+            })
             .collect();
-        let skip: usize = parameter("continue").and_then(|token| token.parse().ok()).unwrap_or_default();
-        let limit: usize = parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+        let skip: usize = parameter("continue")
+            .and_then(|token| token.parse().ok())
+            .unwrap_or_default();
+        let limit: usize = parameter("limit")
+            .and_then(|limit| limit.parse().ok())
+            .unwrap_or(usize::MAX);
         let rest = items.len().saturating_sub(skip);
-        let token = if rest > limit { json!((skip + limit).to_string()) } else { json!("") };
+        let token = if rest > limit {
+            json!((skip + limit).to_string())
+        } else {
+            json!("")
+        };
         items = items.into_iter().skip(skip).take(limit).collect();
         json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1", "continue": token}, "items": items})
     }
 }
 
 fn is_plural(segment: &str) -> bool {
-    ["ciliumidentities", "ciliumendpoints", "ciliumnodes", "nodes", "pods", "leases"].contains(&segment)
+    [
+        "ciliumidentities",
+        "ciliumendpoints",
+        "ciliumnodes",
+        "nodes",
+        "pods",
+        "leases",
+    ]
+    .contains(&segment)
 }
 
 fn failure(code: u16, reason: &str) -> (u16, Value) {
@@ -172,7 +206,13 @@ impl Fake {
             }
         });
         let client = kube::Client::new(service, "default");
-        Self { cluster: Cluster { client, manager: "test" }, store }
+        Self {
+            cluster: Cluster {
+                client,
+                manager: "test",
+            },
+            store,
+        }
     }
 
     pub(crate) fn put(&self, path: &str, object: Value) {

@@ -72,8 +72,14 @@ impl Cluster {
     pub async fn identities(&self) -> Result<Vec<StoredIdentity>, RequestError> {
         let objects: Vec<types::CiliumIdentity> = self.list_all("CiliumIdentities").await?;
         let stored = objects.iter().filter_map(|object| {
-            let inputs::CiliumIdentity { identity, created, .. } = convert::cilium_identity(object)?;
-            Some(StoredIdentity { identity, created, version: version_of(object) })
+            let inputs::CiliumIdentity {
+                identity, created, ..
+            } = convert::cilium_identity(object)?;
+            Some(StoredIdentity {
+                identity,
+                created,
+                version: version_of(object),
+            })
         });
         Ok(stored.collect())
     }
@@ -84,9 +90,10 @@ impl Cluster {
     /// When the API server refuses or does not answer.
     pub async fn endpoints_everywhere(&self) -> Result<Vec<StoredEndpoint>, RequestError> {
         let objects: Vec<types::CiliumEndpoint> = self.list_all("CiliumEndpoints").await?;
-        let stored = objects
-            .iter()
-            .map(|object| StoredEndpoint { endpoint: convert::cilium_endpoint(object), version: version_of(object) });
+        let stored = objects.iter().map(|object| StoredEndpoint {
+            endpoint: convert::cilium_endpoint(object),
+            version: version_of(object),
+        });
         Ok(stored.collect())
     }
 
@@ -96,7 +103,13 @@ impl Cluster {
     /// When the API server refuses or does not answer.
     pub async fn cilium_nodes(&self) -> Result<Vec<StoredNode>, RequestError> {
         let objects: Vec<types::CiliumNode> = self.list_all("CiliumNodes").await?;
-        Ok(objects.iter().map(|object| StoredNode { name: object.name_any(), version: version_of(object) }).collect())
+        Ok(objects
+            .iter()
+            .map(|object| StoredNode {
+                name: object.name_any(),
+                version: version_of(object),
+            })
+            .collect())
     }
 
     /// All nodes.
@@ -123,7 +136,13 @@ impl Cluster {
     /// When the API server refuses or does not answer.
     pub async fn delete_identity(&self, stored: &StoredIdentity) -> Result<Deleted, RequestError> {
         let api: Api<types::CiliumIdentity> = Api::all(self.client.clone());
-        delete(&api, "CiliumIdentity", &stored.identity.0.to_string(), &stored.version).await
+        delete(
+            &api,
+            "CiliumIdentity",
+            &stored.identity.0.to_string(),
+            &stored.version,
+        )
+        .await
     }
 
     /// Deletes a CiliumEndpoint unless it has changed.
@@ -174,7 +193,12 @@ impl Cluster {
     }
 }
 
-async fn delete<K>(api: &Api<K>, kind: &str, name: &str, version: &ObjectVersion) -> Result<Deleted, RequestError>
+async fn delete<K>(
+    api: &Api<K>,
+    kind: &str,
+    name: &str,
+    version: &ObjectVersion,
+) -> Result<Deleted, RequestError>
 where
     K: Clone + Debug + DeserializeOwned,
 {

@@ -55,11 +55,19 @@ impl Cluster {
         let mut objects = Vec::new();
         for _ in 0..ATTEMPTS {
             let number = match known.allocate(labels, random())? {
-                Allocation::Existing(identity) => return Ok(Resolved { identity, learned: objects }),
+                Allocation::Existing(identity) => {
+                    return Ok(Resolved {
+                        identity,
+                        learned: objects,
+                    });
+                }
                 Allocation::Create(number) => number,
             };
             if let Some(identity) = learned.lookup(labels) {
-                return Ok(Resolved { identity, learned: objects });
+                return Ok(Resolved {
+                    identity,
+                    learned: objects,
+                });
             }
             if learned.labels(number).is_some() {
                 continue;
@@ -81,12 +89,20 @@ impl Cluster {
                     }
                     let identity = index.lookup(labels).unwrap_or(number);
                     objects.append(&mut rivals);
-                    return Ok(Resolved { identity, learned: objects });
+                    return Ok(Resolved {
+                        identity,
+                        learned: objects,
+                    });
                 }
             }
         }
         let kind = RequestErrorKind::Contended { attempts: ATTEMPTS };
-        Err(RequestError { verb: "create", object: "CiliumIdentity".to_owned(), kind }.into())
+        Err(RequestError {
+            verb: "create",
+            object: "CiliumIdentity".to_owned(),
+            kind,
+        }
+        .into())
     }
 
     /// Creates the object of a number, unless there is one.
@@ -99,12 +115,24 @@ impl Cluster {
             object: object.clone(),
             kind: RequestErrorKind::Unusable("its name is not the number of an identity"),
         };
-        match request("create", &object, api.create(&self.post(), &identity_object(&name, labels))).await {
-            Ok(created) => convert::cilium_identity(&created).map(Claim::Ours).ok_or_else(unusable),
-            Err(error) if error.is_already_exists() => match request("get", &object, api.get_opt(&name)).await? {
-                Some(taken) => convert::cilium_identity(&taken).map(Claim::Taken).ok_or_else(unusable),
-                None => Ok(Claim::Vanished),
-            },
+        match request(
+            "create",
+            &object,
+            api.create(&self.post(), &identity_object(&name, labels)),
+        )
+        .await
+        {
+            Ok(created) => convert::cilium_identity(&created)
+                .map(Claim::Ours)
+                .ok_or_else(unusable),
+            Err(error) if error.is_already_exists() => {
+                match request("get", &object, api.get_opt(&name)).await? {
+                    Some(taken) => convert::cilium_identity(&taken)
+                        .map(Claim::Taken)
+                        .ok_or_else(unusable),
+                    None => Ok(Claim::Vanished),
+                }
+            }
             Err(error) => Err(error),
         }
     }
@@ -133,14 +161,18 @@ enum Claim {
 }
 
 fn identity_object(name: &str, labels: &Labels) -> types::CiliumIdentity {
-    let namespace = labels.namespace().map(|namespace| (POD_NAMESPACE.to_owned(), namespace.to_owned()));
+    let namespace = labels
+        .namespace()
+        .map(|namespace| (POD_NAMESPACE.to_owned(), namespace.to_owned()));
     types::CiliumIdentity {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             labels: namespace.map(|label| BTreeMap::from([label])),
             ..ObjectMeta::default()
         },
-        spec: types::CiliumIdentityFields { security_labels: labels.to_security_map() },
+        spec: types::CiliumIdentityFields {
+            security_labels: labels.to_security_map(),
+        },
     }
 }
 

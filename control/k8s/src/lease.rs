@@ -86,7 +86,9 @@ fn step(lease: Option<&LeaseSpec>, me: &str, unchanged_for: Duration, times: Lea
     let Some(lease) = lease else { return Step::Create };
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
     // The holder says how long its Lease is good for; it may be configured differently from us.
-    let duration = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let duration = lease
+        .lease_duration_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok());
     let duration = duration.map_or(times.duration, Duration::from_secs);
     if holder == me {
         Step::Renew
@@ -125,7 +127,8 @@ impl Election {
     }
 
     fn is_overdue_at(&self, now: Instant) -> bool {
-        self.renewed.is_none_or(|renewed| now.saturating_duration_since(renewed) >= self.times.renew_deadline)
+        self.renewed
+            .is_none_or(|renewed| now.saturating_duration_since(renewed) >= self.times.renew_deadline)
     }
 
     /// Renews the Lease if it is ours, takes it if it is free. To be called every [`LeaseTimes::retry`].
@@ -145,7 +148,9 @@ impl Election {
         let object = format!("Lease {}/{}", self.namespace, self.name);
         let current = request("get", &object, api.get_opt(&self.name)).await?;
         let unchanged_for = self.observe(current.as_ref(), now, started.elapsed());
-        let spec = current.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
+        let spec = current
+            .as_ref()
+            .map(|lease| lease.spec.clone().unwrap_or_default());
         let step = step(spec.as_ref(), &self.me, unchanged_for, self.times);
         if step == Step::Wait {
             let holder = spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
@@ -168,7 +173,9 @@ impl Election {
             // Somebody was faster.
             Err(error) if error.is_conflict() || error.is_already_exists() => {
                 self.renewed = None;
-                Ok(Leadership::Follower { holder: String::new() })
+                Ok(Leadership::Follower {
+                    holder: String::new(),
+                })
             }
             Err(error) => Err(error.into()),
         }
@@ -184,14 +191,22 @@ impl Election {
         }
         let api = self.api();
         let object = format!("Lease {}/{}", self.namespace, self.name);
-        let Some(mut lease) = request("get", &object, api.get_opt(&self.name)).await? else { return Ok(()) };
+        let Some(mut lease) = request("get", &object, api.get_opt(&self.name)).await? else {
+            return Ok(());
+        };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_deref() != Some(&self.me) {
             return Ok(());
         }
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
-        match request("give back", &object, api.replace(&self.name, &self.cluster.post(), &lease)).await {
+        match request(
+            "give back",
+            &object,
+            api.replace(&self.name, &self.cluster.post(), &lease),
+        )
+        .await
+        {
             Ok(_) => Ok(()),
             Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
             Err(error) => Err(error.into()),
@@ -200,13 +215,18 @@ impl Election {
 
     /// Notes the Lease, whose request was sent at `now` and took `took`; returns for how long it had not changed then.
     fn observe(&mut self, lease: Option<&Lease>, now: Instant, took: Duration) -> Duration {
-        let version = lease.and_then(|lease| lease.metadata.resource_version.clone()).unwrap_or_default();
+        let version = lease
+            .and_then(|lease| lease.metadata.resource_version.clone())
+            .unwrap_or_default();
         match &self.observed {
             Some(observed) if observed.resource_version == version => {
                 now.saturating_duration_since(observed.at)
             }
             _ => {
-                self.observed = Some(Observed { resource_version: version, at: now + took });
+                self.observed = Some(Observed {
+                    resource_version: version,
+                    at: now + took,
+                });
                 Duration::ZERO
             }
         }
@@ -220,7 +240,11 @@ impl Election {
         LeaseSpec {
             holder_identity: Some(self.me.clone()),
             lease_duration_seconds: Some(i32::try_from(self.times.duration.as_secs()).unwrap_or(i32::MAX)),
-            acquire_time: if changes_hands { now.clone() } else { before.acquire_time.clone() },
+            acquire_time: if changes_hands {
+                now.clone()
+            } else {
+                before.acquire_time.clone()
+            },
             renew_time: now,
             lease_transitions: Some(transitions.saturating_add(i32::from(step == Step::Take))),
             ..before

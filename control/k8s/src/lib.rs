@@ -22,7 +22,7 @@ pub use crds::{CrdError, SCHEMA_VERSION, definitions};
 pub use error::{RequestError, RequestErrorKind};
 pub use gc::{Deleted, ObjectVersion, StoredEndpoint, StoredIdentity, StoredNode};
 pub use identity::{ResolveError, Resolved};
-pub use lease::{Election, LeaseError, LeaseTimes, Leadership};
+pub use lease::{Election, Leadership, LeaseError, LeaseTimes};
 pub use watch::{Change, Input, Kind, WatchEnded, WatchState, Watches};
 
 #[cfg(test)]

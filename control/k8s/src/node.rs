@@ -80,7 +80,13 @@ impl Cluster {
     ) -> Result<(), RequestError> {
         let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
         let object = format!("Node {name}");
-        request("annotate", object, self.nodes().patch(name, &self.patch(), &patch)).await.map(drop)
+        request(
+            "annotate",
+            object,
+            self.nodes().patch(name, &self.patch(), &patch),
+        )
+        .await
+        .map(drop)
     }
 
     /// Tells the scheduler that the node's network works: the condition NetworkUnavailable becomes false, and the taint
@@ -103,12 +109,24 @@ impl Cluster {
                 "lastTransitionTime": now,
             });
             let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-            request("set the condition of", &object, nodes.patch_status(name, &self.patch(), &patch)).await?;
+            request(
+                "set the condition of",
+                &object,
+                nodes.patch_status(name, &self.patch(), &patch),
+            )
+            .await?;
         }
         for _ in 0..ATTEMPTS {
             let node = request("get", &object, nodes.get(name)).await?;
-            let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-            let kept: Vec<_> = taints.iter().filter(|taint| taint.key != NOT_READY_TAINT).collect();
+            let taints = node
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.taints.clone())
+                .unwrap_or_default();
+            let kept: Vec<_> = taints
+                .iter()
+                .filter(|taint| taint.key != NOT_READY_TAINT)
+                .collect();
             if kept.len() == taints.len() {
                 return Ok(());
             }
@@ -121,7 +139,11 @@ impl Cluster {
                 Err(error) => return Err(error),
             }
         }
-        Err(RequestError { verb: "untaint", object, kind: RequestErrorKind::Contended { attempts: ATTEMPTS } })
+        Err(RequestError {
+            verb: "untaint",
+            object,
+            kind: RequestErrorKind::Contended { attempts: ATTEMPTS },
+        })
     }
 
     /// Creates or updates the CiliumNode of this node, owned by the Kubernetes node. Fields that we do not know, such
@@ -137,7 +159,8 @@ impl Cluster {
             let outcome = match request("get", &object, api.get_opt(&node.name)).await? {
                 None => request("create", &object, api.create(&self.post(), &wanted)).await,
                 Some(current)
-                    if current.spec == wanted.spec && current.owner_references() == wanted.owner_references() =>
+                    if current.spec == wanted.spec
+                        && current.owner_references() == wanted.owner_references() =>
                 {
                     return Ok(());
                 }
@@ -159,7 +182,11 @@ impl Cluster {
                 Err(error) => return Err(error),
             }
         }
-        Err(RequestError { verb: "publish", object, kind: RequestErrorKind::Contended { attempts: ATTEMPTS } })
+        Err(RequestError {
+            verb: "publish",
+            object,
+            kind: RequestErrorKind::Contended { attempts: ATTEMPTS },
+        })
     }
 
     /// Writes a warning event about a pod, which `kubectl describe pod` shows.
@@ -193,13 +220,22 @@ impl Cluster {
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             type_: Some("Warning".to_owned()),
-            source: Some(EventSource { component: Some(self.manager.to_owned()), host: Some(node.to_owned()) }),
+            source: Some(EventSource {
+                component: Some(self.manager.to_owned()),
+                host: Some(node.to_owned()),
+            }),
             first_timestamp: now.clone(),
             last_timestamp: now,
             count: Some(1),
             ..Event::default()
         };
-        request("create", format!("event about {pod}"), api.create(&self.post(), &event)).await.map(drop)
+        request(
+            "create",
+            format!("event about {pod}"),
+            api.create(&self.post(), &event),
+        )
+        .await
+        .map(drop)
     }
 
     fn nodes(&self) -> Api<Node> {
@@ -207,13 +243,22 @@ impl Cluster {
     }
 
     pub(crate) fn patch(&self) -> PatchParams {
-        PatchParams { field_manager: Some(self.manager.to_owned()), ..PatchParams::default() }
+        PatchParams {
+            field_manager: Some(self.manager.to_owned()),
+            ..PatchParams::default()
+        }
     }
 }
 
 fn has_network_condition(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|c| c.type_ == "NetworkUnavailable" && c.status == "False" && c.reason.as_deref() == Some("CiliumIsUp"))
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    conditions.iter().any(|c| {
+        c.type_ == "NetworkUnavailable" && c.status == "False" && c.reason.as_deref() == Some("CiliumIsUp")
+    })
 }
 
 fn node_object(node: &inputs::CiliumNode) -> types::CiliumNode {

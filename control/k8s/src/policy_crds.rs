@@ -8,7 +8,13 @@ use serde_json::{Value, json};
 /// `ciliumnetworkpolicies` and `ciliumclusterwidenetworkpolicies`.
 pub(crate) fn definitions() -> [Value; 2] {
     [
-        policy("CiliumNetworkPolicy", "ciliumnetworkpolicies", "ciliumnetworkpolicy", &["cnp", "ciliumnp"], "Namespaced"),
+        policy(
+            "CiliumNetworkPolicy",
+            "ciliumnetworkpolicies",
+            "ciliumnetworkpolicy",
+            &["cnp", "ciliumnp"],
+            "Namespaced",
+        ),
         policy(
             "CiliumClusterwideNetworkPolicy",
             "ciliumclusterwidenetworkpolicies",
@@ -83,10 +89,9 @@ fn policy(kind: &str, plural: &str, singular: &str, short: &[&str], scope: &str)
 }
 
 fn rule() -> Value {
-    let open = |description: &str| {
-        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": description})
-    };
-    let list = |description: &str| json!({"type": "array", "items": open("One rule."), "description": description});
+    let open = |description: &str| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": description});
+    let list =
+        |description: &str| json!({"type": "array", "items": open("One rule."), "description": description});
     json!({
         "type": "object",
         "x-kubernetes-preserve-unknown-fields": true,

@@ -154,6 +154,9 @@ pub(crate) struct EndpointStatus {
     /// Encryption key in use.
     #[serde(default)]
     pub(crate) encryption: Encryption,
+    /// Whether policies are enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<Policy>,
     /// Service account of the pod.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) service_account: String,
@@ -200,6 +203,25 @@ pub(crate) struct Networking {
     /// Address of the node that runs it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) node: String,
+}
+
+/// `CiliumEndpoint.status.policy`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub(crate) struct Policy {
+    /// What comes in.
+    #[serde(default)]
+    pub(crate) ingress: Enforcement,
+    /// What goes out.
+    #[serde(default)]
+    pub(crate) egress: Enforcement,
+}
+
+/// Whether policies are enforced in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub(crate) struct Enforcement {
+    /// They are.
+    #[serde(default)]
+    pub(crate) enforcing: bool,
 }
 
 /// A named port.

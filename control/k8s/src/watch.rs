@@ -46,8 +46,14 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Node, Self::Pod, Self::Namespace, Self::CiliumNode, Self::CiliumEndpoint, Self::CiliumIdentity];
+    pub const ALL: [Self; 6] = [
+        Self::Node,
+        Self::Pod,
+        Self::Namespace,
+        Self::CiliumNode,
+        Self::CiliumEndpoint,
+        Self::CiliumIdentity,
+    ];
 
     /// Name in the API, such as `cilium/v2::CiliumNode` (the form that `cilium-dbg status` prints).
     #[must_use]
@@ -155,33 +161,45 @@ impl Cluster {
     pub fn watch(&self, node: &str) -> Watches {
         let (events_tx, events) = mpsc::channel(QUEUE);
         let (health_tx, health) = watch::channel(Kind::ALL.map(|kind| (kind, WatchState::Starting)).into());
-        let feed = |kind| Feed { kind, events: events_tx.clone(), health: health_tx.clone() };
+        let feed = |kind| Feed {
+            kind,
+            events: events_tx.clone(),
+            health: health_tx.clone(),
+        };
         let everything = watcher::Config::default;
         let mut tasks = JoinSet::new();
         let client = || self.client.clone();
 
         let objects = watcher(Api::<Node>::all(client()), everything());
-        tasks.spawn(feed(Kind::Node).run(objects, |object| Some(convert::node(&object)), Input::Node));
+        tasks.spawn(feed(Kind::Node).run(objects, |object| Some(convert::node(object)), Input::Node));
         let mine = everything().fields(&format!("spec.nodeName={node}"));
         let objects = watcher(Api::<Pod>::all(client()), mine);
-        tasks.spawn(feed(Kind::Pod).run(objects, |object| Some(convert::pod(&object)), Input::Pod));
+        tasks.spawn(feed(Kind::Pod).run(objects, |object| Some(convert::pod(object)), Input::Pod));
         let objects = watcher(Api::<Namespace>::all(client()), everything());
-        tasks.spawn(feed(Kind::Namespace).run(objects, |object| Some(convert::namespace(&object)), Input::Namespace));
+        tasks.spawn(feed(Kind::Namespace).run(
+            objects,
+            |object| Some(convert::namespace(object)),
+            Input::Namespace,
+        ));
         let objects = watcher(Api::<types::CiliumNode>::all(client()), everything());
-        tasks.spawn(feed(Kind::CiliumNode).run(objects, |object| Some(convert::cilium_node(&object)), Input::CiliumNode));
+        tasks.spawn(feed(Kind::CiliumNode).run(
+            objects,
+            |object| Some(convert::cilium_node(object)),
+            Input::CiliumNode,
+        ));
         let objects = watcher(Api::<types::CiliumEndpoint>::all(client()), everything());
         tasks.spawn(feed(Kind::CiliumEndpoint).run(
             objects,
-            |object| Some(convert::cilium_endpoint(&object)),
+            |object| Some(convert::cilium_endpoint(object)),
             Input::CiliumEndpoint,
         ));
         let objects = watcher(Api::<types::CiliumIdentity>::all(client()), everything());
-        tasks.spawn(feed(Kind::CiliumIdentity).run(
-            objects,
-            |object| convert::cilium_identity(&object),
-            Input::CiliumIdentity,
-        ));
-        Watches { events, health, tasks }
+        tasks.spawn(feed(Kind::CiliumIdentity).run(objects, convert::cilium_identity, Input::CiliumIdentity));
+        Watches {
+            events,
+            health,
+            tasks,
+        }
     }
 }
 
@@ -197,7 +215,7 @@ impl Feed {
     async fn run<K, T>(
         self,
         objects: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
-        convert: impl Fn(K) -> Option<T>,
+        convert: impl Fn(&K) -> Option<T>,
         wrap: impl Fn(Change<T>) -> Input,
     ) where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
@@ -211,7 +229,10 @@ impl Feed {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     tracing::warn!(kind = %self.kind, failures, error = %chain(&error), "watch failed, trying again");
-                    self.report(WatchState::Failing { failures, error: chain(&error) });
+                    self.report(WatchState::Failing {
+                        failures,
+                        error: chain(&error),
+                    });
                     tokio::select! {
                         () = tokio::time::sleep(pause(failures, rand::random())) => continue,
                         () = self.events.closed() => return,
@@ -258,7 +279,7 @@ impl Tracker {
     fn handle<K: Resource, T>(
         &mut self,
         event: watcher::Event<K>,
-        convert: &impl Fn(K) -> Option<T>,
+        convert: &impl Fn(&K) -> Option<T>,
     ) -> Vec<Change<T>> {
         match event {
             watcher::Event::Init => {
@@ -270,7 +291,7 @@ impl Tracker {
                 if let Some(listing) = &mut self.listing {
                     listing.insert(name.clone());
                 }
-                self.upsert(name, convert(object)).into_iter().collect()
+                self.upsert(name, convert(&object)).into_iter().collect()
             }
             watcher::Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
@@ -278,15 +299,22 @@ impl Tracker {
                 for name in &gone {
                     self.reported.remove(name);
                 }
-                gone.into_iter().map(Change::Remove).chain([Change::Synced]).collect()
+                gone.into_iter()
+                    .map(Change::Remove)
+                    .chain([Change::Synced])
+                    .collect()
             }
             watcher::Event::Apply(object) => {
                 let name = name_of(&object);
-                self.upsert(name, convert(object)).into_iter().collect()
+                self.upsert(name, convert(&object)).into_iter().collect()
             }
             watcher::Event::Delete(object) => {
                 let name = name_of(&object);
-                self.reported.remove(&name).then_some(Change::Remove(name)).into_iter().collect()
+                self.reported
+                    .remove(&name)
+                    .then_some(Change::Remove(name))
+                    .into_iter()
+                    .collect()
             }
         }
     }

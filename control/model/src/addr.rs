@@ -84,7 +84,9 @@ impl std::str::FromStr for Mac {
     type Err = ParseMacError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseMacError { text: text.to_owned() };
+        let error = || ParseMacError {
+            text: text.to_owned(),
+        };
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
@@ -93,7 +95,11 @@ impl std::str::FromStr for Mac {
             let part = parts.next().filter(is_octet).ok_or_else(error)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }
-        if parts.next().is_some() { Err(error()) } else { Ok(Self(octets)) }
+        if parts.next().is_some() {
+            Err(error())
+        } else {
+            Ok(Self(octets))
+        }
     }
 }
 
@@ -117,11 +123,21 @@ mod tests {
 
     #[test]
     fn addresses_survive_the_way_to_the_datapath_and_back() {
-        for text in ["::", "::1", "fd00:10:244::6321", "0.0.0.0", "10.244.1.7", "255.255.255.255"] {
+        for text in [
+            "::",
+            "::1",
+            "fd00:10:244::6321",
+            "0.0.0.0",
+            "10.244.1.7",
+            "255.255.255.255",
+        ] {
             let addr: IpAddr = text.parse().unwrap();
             assert_eq!(from_abi(to_abi(addr)), addr);
         }
-        assert_eq!(to_abi("10.0.0.1".parse().unwrap()).0[10..], [0xff, 0xff, 10, 0, 0, 1]);
+        assert_eq!(
+            to_abi("10.0.0.1".parse().unwrap()).0[10..],
+            [0xff, 0xff, 10, 0, 0, 1]
+        );
     }
 
     #[test]
@@ -129,7 +145,14 @@ mod tests {
         let mac: Mac = "02:00:5e:00:0a:ff".parse().unwrap();
         assert_eq!(mac, Mac([2, 0, 0x5e, 0, 0x0a, 0xff]));
         assert_eq!(mac.to_string(), "02:00:5e:00:0a:ff");
-        for bad in ["", "02:00:5e:00:0a", "02:00:5e:00:0a:ff:00", "2:0:5e:0:a:ff", "02-00-5e-00-0a-ff", "02:00:5e:00:0a:+f"] {
+        for bad in [
+            "",
+            "02:00:5e:00:0a",
+            "02:00:5e:00:0a:ff:00",
+            "2:0:5e:0:a:ff",
+            "02-00-5e-00-0a-ff",
+            "02:00:5e:00:0a:+f",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

@@ -163,8 +163,14 @@ impl AgentConfig {
     /// (`pkg/option/config.go`).
     #[must_use]
     pub fn map_sizes(&self, memory: u64) -> MapSizes {
-        const TCP: MapSize = MapSize { default: 524_288, auto_min: 131_072 };
-        const ANY: MapSize = MapSize { default: 262_144, auto_min: 65_536 };
+        const TCP: MapSize = MapSize {
+            default: 524_288,
+            auto_min: 131_072,
+        };
+        const ANY: MapSize = MapSize {
+            default: 262_144,
+            auto_min: 65_536,
+        };
         let entry = (size_of::<abi::CtKey>() + size_of::<abi::CtEntry>()) as f64;
         let default_bytes = f64::from(TCP.default + ANY.default) * entry;
         let scale = memory as f64 * self.map_dynamic_size_ratio / default_bytes;
@@ -177,7 +183,10 @@ impl AgentConfig {
                 ((f64::from(map.default) * scale) as u32).clamp(map.auto_min, values::MAX_ENTRIES)
             })
         };
-        MapSizes { ct_tcp: size(self.ct_tcp_max, TCP), ct_any: size(self.ct_any_max, ANY) }
+        MapSizes {
+            ct_tcp: size(self.ct_tcp_max, TCP),
+            ct_any: size(self.ct_any_max, ANY),
+        }
     }
 
     /// Load-time constants of the datapath, once the router's addresses and `cilium_host` are known.
@@ -225,7 +234,8 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
         enable_ipv6: r.bool("enable-ipv6", true),
         auto_direct_node_routes: r.bool("auto-direct-node-routes", false),
         skip_unreachable: r.bool("direct-routing-skip-unreachable", false),
-        ipv6_native_routing_cidr: r.optional("ipv6-native-routing-cidr", "an IPv6 prefix such as fd00:10::/32"),
+        ipv6_native_routing_cidr: r
+            .optional("ipv6-native-routing-cidr", "an IPv6 prefix such as fd00:10::/32"),
         bpf_masquerade: r.bool("enable-bpf-masquerade", false),
         ipv6_masquerade: r.bool("enable-ipv6-masquerade", true),
         kube_proxy_replacement: r.bool("kube-proxy-replacement", false),
@@ -234,27 +244,57 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
         cluster_id: r.with("cluster-id", values::cluster_id, 0),
         require_ipv6_pod_cidr: r.bool("k8s-require-ipv6-pod-cidr", true),
         monitor_aggregation: r.with("monitor-aggregation", values::aggregation, Aggregation::Medium),
-        monitor_interval: r.with("monitor-aggregation-interval", values::positive_duration, Duration::from_secs(5)),
-        monitor_flags: r.with("monitor-aggregation-flags", values::tcp_flags, values::ALL_TCP_FLAGS),
+        monitor_interval: r.with(
+            "monitor-aggregation-interval",
+            values::positive_duration,
+            Duration::from_secs(5),
+        ),
+        monitor_flags: r.with(
+            "monitor-aggregation-flags",
+            values::tcp_flags,
+            values::ALL_TCP_FLAGS,
+        ),
         map_dynamic_size_ratio: r.with("bpf-map-dynamic-size-ratio", values::ratio, 0.0025),
         ct_tcp_max: r.with("bpf-ct-global-tcp-max", values::entries, None),
         ct_any_max: r.with("bpf-ct-global-any-max", values::entries, None),
         ct_timeouts: CtTimeouts {
-            tcp: r.with("bpf-ct-timeout-regular-tcp", values::positive_duration, Duration::from_secs(8000)),
-            syn: r.with("bpf-ct-timeout-regular-tcp-syn", values::positive_duration, Duration::from_secs(60)),
-            close: r.with("bpf-ct-timeout-regular-tcp-fin", values::positive_duration, Duration::from_secs(10)),
-            any: r.with("bpf-ct-timeout-regular-any", values::positive_duration, Duration::from_secs(60)),
+            tcp: r.with(
+                "bpf-ct-timeout-regular-tcp",
+                values::positive_duration,
+                Duration::from_secs(8000),
+            ),
+            syn: r.with(
+                "bpf-ct-timeout-regular-tcp-syn",
+                values::positive_duration,
+                Duration::from_secs(60),
+            ),
+            close: r.with(
+                "bpf-ct-timeout-regular-tcp-fin",
+                values::positive_duration,
+                Duration::from_secs(10),
+            ),
+            any: r.with(
+                "bpf-ct-timeout-regular-any",
+                values::positive_duration,
+                Duration::from_secs(60),
+            ),
         },
         devices: r.with("devices", values::devices, Vec::new()),
         mtu: r.with("mtu", values::mtu, None),
         labels: r.labels("labels")?,
         health_port: r.parsed("agent-health-port", "a port number (1 to 65535)", 9879),
         prometheus: r.with("prometheus-serve-addr", values::listen_address, None),
-        crd_wait_timeout: r.with("crd-wait-timeout", values::positive_duration, Duration::from_secs(300)),
+        crd_wait_timeout: r.with(
+            "crd-wait-timeout",
+            values::positive_duration,
+            Duration::from_secs(300),
+        ),
         cni_conf: r.text("write-cni-conf-when-ready"),
         cni_exclusive: r.bool("cni-exclusive", true),
         cni_uninstall: r.bool("cni-uninstall", false),
-        cni_log_file: r.text("cni-log-file").unwrap_or_else(|| "/var/run/cilium/cilium-cni.log".to_owned()),
+        cni_log_file: r
+            .text("cni-log-file")
+            .unwrap_or_else(|| "/var/run/cilium/cilium-cni.log".to_owned()),
         raw: r.raw(),
     };
     if config.enable_ipv4 {
@@ -264,13 +304,20 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
         r.refuse("enable-ipv6", "true", "at least one address family is needed");
     }
     if config.health_port == 0 {
-        r.refuse("agent-health-port", "a port number (1 to 65535)", "the kubelet has to know the port");
+        r.refuse(
+            "agent-health-port",
+            "a port number (1 to 65535)",
+            "the kubelet has to know the port",
+        );
     }
     if config.kube_proxy_replacement {
         r.no_effect("kube-proxy-replacement", "services are not translated yet");
     }
     if config.bpf_masquerade {
-        r.no_effect("enable-bpf-masquerade", "packets to the world are not masqueraded yet");
+        r.no_effect(
+            "enable-bpf-masquerade",
+            "packets to the world are not masqueraded yet",
+        );
     }
     Some(config)
 }

@@ -106,13 +106,19 @@ fn ipcache<'a>(
     nodes: impl Iterator<Item = &'a CiliumNode>,
     published: impl Iterator<Item = &'a CiliumEndpoint>,
 ) -> BTreeMap<Addr, Peer> {
-    let peer = |identity: Identity, node: Addr| Peer { identity: identity.0, flags: 0, node };
+    let peer = |identity: Identity, node: Addr| Peer {
+        identity: identity.0,
+        flags: 0,
+        node,
+    };
     let own: Vec<IpAddr> = local.addresses.iter().chain(&local.routers).copied().collect();
     let mut cache = BTreeMap::new();
 
     for endpoint in published {
         // Without the address of its node a packet could not be sent there anyway.
-        let Some(node_ip) = endpoint.node_ip.filter(|ip| !own.contains(ip)) else { continue };
+        let Some(node_ip) = endpoint.node_ip.filter(|ip| !own.contains(ip)) else {
+            continue;
+        };
         let identity = endpoint.identity.unwrap_or(Identity::INIT);
         for addr in usable(&endpoint.addresses, local) {
             if !local.pod_cidrs.iter().any(|cidr| cidr.contains(&addr)) {
@@ -121,8 +127,12 @@ fn ipcache<'a>(
         }
     }
     for node in nodes.filter(|node| node.name != local.name) {
-        let addresses: Vec<IpAddr> =
-            node.addresses.iter().filter(|(kind, _)| *kind != AddressType::Hostname).map(|(_, addr)| *addr).collect();
+        let addresses: Vec<IpAddr> = node
+            .addresses
+            .iter()
+            .filter(|(kind, _)| *kind != AddressType::Hostname)
+            .map(|(_, addr)| *addr)
+            .collect();
         for addr in usable(&addresses, local) {
             cache.insert(to_abi(addr), peer(Identity::REMOTE_NODE, Addr::UNSPECIFIED));
         }
@@ -146,7 +156,11 @@ fn local_endpoints<'a>(
     local: &LocalNode,
     endpoints: impl Iterator<Item = &'a Endpoint>,
 ) -> BTreeMap<Addr, abi::Endpoint> {
-    let host = |flags| abi::Endpoint { identity: Identity::HOST.0, flags, ..abi::Endpoint::default() };
+    let host = |flags| abi::Endpoint {
+        identity: Identity::HOST.0,
+        flags,
+        ..abi::Endpoint::default()
+    };
     let mut table = BTreeMap::new();
     for endpoint in endpoints.filter(|endpoint| is_served(endpoint)) {
         let value = abi::Endpoint {
@@ -183,7 +197,11 @@ fn routes<'a>(
         .addresses
         .iter()
         .copied()
-        .chain(nodes.iter().flat_map(|node| [Family::V4, Family::V6].into_iter().filter_map(|f| node.node_ip(f))))
+        .chain(nodes.iter().flat_map(|node| {
+            [Family::V4, Family::V6]
+                .into_iter()
+                .filter_map(|f| node.node_ip(f))
+        }))
         .collect();
 
     for node in nodes {
@@ -213,8 +231,16 @@ fn route(
     routes: &BTreeMap<IpNet, IpAddr>,
     node_addresses: &[IpAddr],
 ) -> Result<IpAddr, RouteProblem> {
-    let overlap = |other| RouteProblem::Overlap { node: node.name.clone(), cidr, other };
-    let taken = local.pod_cidrs.iter().chain(routes.keys()).find(|other| other.contains(&cidr) || cidr.contains(*other));
+    let overlap = |other| RouteProblem::Overlap {
+        node: node.name.clone(),
+        cidr,
+        other,
+    };
+    let taken = local
+        .pod_cidrs
+        .iter()
+        .chain(routes.keys())
+        .find(|other| other.contains(&cidr) || cidr.contains(*other));
     if let Some(other) = taken {
         return Err(overlap(*other));
     }
@@ -222,18 +248,28 @@ fn route(
         return Err(overlap(IpNet::from(*addr)));
     }
     let Some(addr) = node.node_ip(family) else {
-        return Err(RouteProblem::NoAddress { node: node.name.clone(), cidr, family });
+        return Err(RouteProblem::NoAddress {
+            node: node.name.clone(),
+            cidr,
+            family,
+        });
     };
     if !local.on_link.iter().any(|prefix| prefix.contains(&addr)) {
-        return Err(RouteProblem::NotOnLink { node: node.name.clone(), addr, cidr });
+        return Err(RouteProblem::NotOnLink {
+            node: node.name.clone(),
+            addr,
+            cidr,
+        });
     }
     Ok(addr)
 }
 
 /// Whether packets of the endpoint are to be forwarded: from the moment it has an interface until it is taken down.
 fn is_served(endpoint: &Endpoint) -> bool {
-    let ending =
-        matches!(endpoint.state, EndpointState::Disconnecting | EndpointState::Disconnected | EndpointState::Invalid);
+    let ending = matches!(
+        endpoint.state,
+        EndpointState::Disconnecting | EndpointState::Disconnected | EndpointState::Invalid
+    );
     !ending && endpoint.host_ifindex != 0
 }
 
@@ -278,14 +314,21 @@ impl<K: Ord + Clone, V: Clone> Diff<K, V> {
 
 /// What turns `have` into `want`.
 #[must_use]
-pub fn diff<K: Ord + Clone, V: PartialEq + Clone>(have: &BTreeMap<K, V>, want: &BTreeMap<K, V>) -> Diff<K, V> {
+pub fn diff<K: Ord + Clone, V: PartialEq + Clone>(
+    have: &BTreeMap<K, V>,
+    want: &BTreeMap<K, V>,
+) -> Diff<K, V> {
     Diff {
         upsert: want
             .iter()
             .filter(|(key, value)| have.get(*key) != Some(*value))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
-        remove: have.keys().filter(|key| !want.contains_key(*key)).cloned().collect(),
+        remove: have
+            .keys()
+            .filter(|key| !want.contains_key(*key))
+            .cloned()
+            .collect(),
     }
 }
 

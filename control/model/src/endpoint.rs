@@ -146,9 +146,15 @@ impl EndpointState {
             WaitingForIdentity => matches!(to, WaitingToRegenerate | NotReady | Ready | Disconnecting),
             WaitingToRegenerate => matches!(to, Regenerating | WaitingForIdentity | NotReady | Disconnecting),
             Regenerating => {
-                matches!(to, Ready | WaitingToRegenerate | WaitingForIdentity | NotReady | Disconnecting)
+                matches!(
+                    to,
+                    Ready | WaitingToRegenerate | WaitingForIdentity | NotReady | Disconnecting
+                )
             }
-            Ready => matches!(to, WaitingForIdentity | WaitingToRegenerate | NotReady | Disconnecting),
+            Ready => matches!(
+                to,
+                WaitingForIdentity | WaitingToRegenerate | NotReady | Disconnecting
+            ),
             NotReady => matches!(to, WaitingForIdentity | WaitingToRegenerate | Disconnecting),
             Invalid => matches!(to, Disconnecting | Disconnected),
             Disconnecting => matches!(to, Disconnected),
@@ -161,7 +167,11 @@ impl EndpointState {
     /// # Errors
     /// When it cannot.
     pub fn transition(self, to: Self) -> Result<Self, TransitionError> {
-        if self.can_become(to) { Ok(to) } else { Err(TransitionError { from: self, to }) }
+        if self.can_become(to) {
+            Ok(to)
+        } else {
+            Err(TransitionError { from: self, to })
+        }
     }
 }
 
@@ -284,13 +294,28 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use EndpointState::{Creating, Disconnected, Disconnecting, Ready, Regenerating, Restoring, WaitingForIdentity,
-            WaitingToRegenerate};
-        let life = [Creating, WaitingForIdentity, WaitingToRegenerate, Regenerating, Ready, Disconnecting, Disconnected];
+        use EndpointState::{
+            Creating, Disconnected, Disconnecting, Ready, Regenerating, Restoring, WaitingForIdentity,
+            WaitingToRegenerate,
+        };
+        let life = [
+            Creating,
+            WaitingForIdentity,
+            WaitingToRegenerate,
+            Regenerating,
+            Ready,
+            Disconnecting,
+            Disconnected,
+        ];
         for pair in life.windows(2) {
             assert_eq!(pair[0].transition(pair[1]), Ok(pair[1]));
         }
-        for (from, to) in [(Disconnected, Creating), (Disconnecting, Ready), (Ready, Creating), (Ready, Restoring)] {
+        for (from, to) in [
+            (Disconnected, Creating),
+            (Disconnecting, Ready),
+            (Ready, Creating),
+            (Ready, Restoring),
+        ] {
             assert_eq!(from.transition(to), Err(TransitionError { from, to }));
         }
     }
@@ -298,7 +323,10 @@ mod tests {
     #[test]
     fn state_names_are_those_of_the_api() {
         for state in EndpointState::ALL {
-            assert_eq!(serde_json::to_value(state).unwrap(), serde_json::json!(state.as_str()));
+            assert_eq!(
+                serde_json::to_value(state).unwrap(),
+                serde_json::json!(state.as_str())
+            );
         }
     }
 

@@ -59,13 +59,19 @@ impl Identity {
     /// Name of a reserved identity.
     #[must_use]
     pub fn reserved_name(self) -> Option<&'static str> {
-        RESERVED.iter().find(|(number, _)| *number == self.0).map(|(_, name)| *name)
+        RESERVED
+            .iter()
+            .find(|(number, _)| *number == self.0)
+            .map(|(_, name)| *name)
     }
 
     /// The reserved identity of that name.
     #[must_use]
     pub fn from_reserved_name(name: &str) -> Option<Self> {
-        RESERVED.iter().find(|(_, n)| *n == name).map(|(number, _)| Self(*number))
+        RESERVED
+            .iter()
+            .find(|(_, n)| *n == name)
+            .map(|(number, _)| Self(*number))
     }
 
     /// Whether a label set can have this number.
@@ -76,7 +82,9 @@ impl Identity {
 
     /// All reserved identities with their label (`reserved:host`, …).
     pub fn all_reserved() -> impl Iterator<Item = (Self, Label)> {
-        RESERVED.iter().map(|(number, name)| (Self(*number), Label::reserved(*name)))
+        RESERVED
+            .iter()
+            .map(|(number, name)| (Self(*number), Label::reserved(*name)))
     }
 }
 
@@ -137,13 +145,20 @@ impl IdentityIndex {
 
     /// Learns an object. Returns whether anything changed.
     pub fn upsert(&mut self, object: CiliumIdentity) -> bool {
-        let CiliumIdentity { identity, labels, created } = object;
+        let CiliumIdentity {
+            identity,
+            labels,
+            created,
+        } = object;
         let record = Record { labels, created };
         if self.by_number.get(&identity) == Some(&record) {
             return false;
         }
         self.remove(identity);
-        self.by_labels.entry(record.labels.clone()).or_default().insert((created, identity));
+        self.by_labels
+            .entry(record.labels.clone())
+            .or_default()
+            .insert((created, identity));
         self.by_number.insert(identity, record);
         true
     }
@@ -177,7 +192,9 @@ impl IdentityIndex {
 
     /// Cluster identities in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (Identity, &Labels)> {
-        self.by_number.iter().map(|(identity, record)| (*identity, &record.labels))
+        self.by_number
+            .iter()
+            .map(|(identity, record)| (*identity, &record.labels))
     }
 
     /// How many cluster identities there are.
@@ -210,7 +227,9 @@ impl IdentityIndex {
             .map(|step| Identity(Identity::MIN.0 + (start + step) % count))
             .find(|candidate| !self.by_number.contains_key(candidate))
             .map(Allocation::Create)
-            .ok_or(AllocationError::Exhausted { in_use: self.by_number.len() })
+            .ok_or(AllocationError::Exhausted {
+                in_use: self.by_number.len(),
+            })
     }
 }
 

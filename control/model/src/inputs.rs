@@ -24,18 +24,28 @@ pub struct ObjectName {
 impl ObjectName {
     /// A namespaced name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// The name of a cluster-scoped object.
     pub fn cluster(name: impl Into<String>) -> Self {
-        Self { namespace: String::new(), name: name.into() }
+        Self {
+            namespace: String::new(),
+            name: name.into(),
+        }
     }
 }
 
 impl std::fmt::Display for ObjectName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -140,7 +150,10 @@ pub struct CiliumNode {
 impl CiliumNode {
     /// Addresses of one type and family, in the order published.
     pub fn addresses_of(&self, kind: AddressType, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
-        self.addresses.iter().filter(move |(k, ip)| *k == kind && Family::of(*ip) == family).map(|(_, ip)| *ip)
+        self.addresses
+            .iter()
+            .filter(move |(k, ip)| *k == kind && Family::of(*ip) == family)
+            .map(|(_, ip)| *ip)
     }
 
     /// The address under which other nodes reach it: the first internal one, else the first external one.

@@ -39,7 +39,10 @@ pub enum Owner {
 impl Owner {
     /// An interface of a container.
     pub fn container(id: impl Into<String>, ifname: impl Into<String>) -> Self {
-        Self::Container { id: id.into(), ifname: ifname.into() }
+        Self::Container {
+            id: id.into(),
+            ifname: ifname.into(),
+        }
     }
 }
 
@@ -82,8 +85,10 @@ pub enum AllocateError {
         family: Family,
     },
     /// Every address is in use or resting.
-    #[error("no {family} address is left: {used} of {capacity} are in use, {resting} were released less than \
-             {cool_down_secs} s ago")]
+    #[error(
+        "no {family} address is left: {used} of {capacity} are in use, {resting} were released less than \
+             {cool_down_secs} s ago"
+    )]
     Full {
         /// The family asked for.
         family: Family,
@@ -170,9 +175,20 @@ impl Block {
     fn new(net: IpNet) -> Result<Self, BlockError> {
         let net = net.trunc();
         let host_bits = u32::from(net.max_prefix_len() - net.prefix_len());
-        let offsets = if host_bits >= MAX_OFFSETS.ilog2() { MAX_OFFSETS } else { 1 << host_bits };
+        let offsets = if host_bits >= MAX_OFFSETS.ilog2() {
+            MAX_OFFSETS
+        } else {
+            1 << host_bits
+        };
         // Without offset 0 and the last one; a block of one or two addresses has no other.
-        if offsets <= 2 { Err(BlockError::TooSmall { block: net }) } else { Ok(Self { net, last: offsets - 2 }) }
+        if offsets <= 2 {
+            Err(BlockError::TooSmall { block: net })
+        } else {
+            Ok(Self {
+                net,
+                last: offsets - 2,
+            })
+        }
     }
 
     fn address(&self, offset: u32) -> IpAddr {
@@ -184,7 +200,9 @@ impl Block {
 
     fn contains(&self, addr: IpAddr) -> bool {
         let offset = match (self.net.network(), addr) {
-            (IpAddr::V4(base), IpAddr::V4(addr)) => addr.to_bits().checked_sub(base.to_bits()).map(u128::from),
+            (IpAddr::V4(base), IpAddr::V4(addr)) => {
+                addr.to_bits().checked_sub(base.to_bits()).map(u128::from)
+            }
             (IpAddr::V6(base), IpAddr::V6(addr)) => addr.to_bits().checked_sub(base.to_bits()),
             _ => None,
         };
@@ -208,7 +226,12 @@ impl Ipam {
     /// When a block is too small or two overlap.
     pub fn new(blocks: &[IpNet], cool_down: Duration) -> Result<Self, BlockError> {
         let blocks = blocks_of(blocks)?;
-        Ok(Self { blocks, cool_down, used: BTreeMap::new(), resting: BTreeMap::new() })
+        Ok(Self {
+            blocks,
+            cool_down,
+            used: BTreeMap::new(),
+            resting: BTreeMap::new(),
+        })
     }
 
     /// The allocator that a snapshot was taken of.
@@ -233,7 +256,12 @@ impl Ipam {
     /// The whole state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let Self { blocks, cool_down, used, resting } = self;
+        let Self {
+            blocks,
+            cool_down,
+            used,
+            resting,
+        } = self;
         Snapshot {
             blocks: blocks.iter().map(|block| block.net).collect(),
             cool_down: *cool_down,
@@ -249,10 +277,19 @@ impl Ipam {
     /// When a block is too small or two overlap; nothing has changed then.
     pub fn set_blocks(&mut self, blocks: &[IpNet]) -> Result<Vec<(IpAddr, Owner)>, BlockError> {
         self.blocks = blocks_of(blocks)?;
-        let Self { blocks, used, resting, .. } = self;
+        let Self {
+            blocks,
+            used,
+            resting,
+            ..
+        } = self;
         let inside = |addr: IpAddr| blocks.iter().any(|block| block.contains(addr));
         resting.retain(|addr, _| inside(*addr));
-        Ok(used.iter().filter(|(addr, _)| !inside(**addr)).map(|(addr, owner)| (*addr, owner.clone())).collect())
+        Ok(used
+            .iter()
+            .filter(|(addr, _)| !inside(**addr))
+            .map(|(addr, owner)| (*addr, owner.clone()))
+            .collect())
     }
 
     /// The blocks, in order of preference.
@@ -282,7 +319,9 @@ impl Ipam {
         if !self.has_family(family) {
             return Err(AllocateError::NoBlock { family });
         }
-        let free = self.blocks_of_family(family).find_map(|block| self.free_in(block, random));
+        let free = self
+            .blocks_of_family(family)
+            .find_map(|block| self.free_in(block, random));
         match free {
             Some(addr) => {
                 self.used.insert(addr, owner);
@@ -300,7 +339,12 @@ impl Ipam {
     pub fn reserve(&mut self, addr: IpAddr, owner: Owner) -> Result<(), ReserveError> {
         match self.used.get(&addr) {
             Some(current) if *current == owner => return Ok(()),
-            Some(current) => return Err(ReserveError::InUse { addr, owner: current.clone() }),
+            Some(current) => {
+                return Err(ReserveError::InUse {
+                    addr,
+                    owner: current.clone(),
+                });
+            }
             None => {}
         }
         if !self.blocks.iter().any(|block| block.contains(addr)) {
@@ -337,7 +381,10 @@ impl Ipam {
 
     /// Addresses of an owner.
     pub fn addresses_of<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = IpAddr> + 'a {
-        self.used.iter().filter(move |(_, current)| *current == owner).map(|(addr, _)| *addr)
+        self.used
+            .iter()
+            .filter(move |(_, current)| *current == owner)
+            .map(|(addr, _)| *addr)
     }
 
     /// Addresses in use, in ascending order.
@@ -354,7 +401,10 @@ impl Ipam {
                 block: block.net,
                 used: count(self.used.keys(), block),
                 resting: count(
-                    self.resting.iter().filter(|(_, since)| !self.is_rested(**since, now)).map(|(addr, _)| addr),
+                    self.resting
+                        .iter()
+                        .filter(|(_, since)| !self.is_rested(**since, now))
+                        .map(|(addr, _)| addr),
                     block,
                 ),
                 capacity: block.last,
@@ -363,7 +413,9 @@ impl Ipam {
     }
 
     fn blocks_of_family(&self, family: Family) -> impl Iterator<Item = &Block> {
-        self.blocks.iter().filter(move |block| Family::of(block.net.network()) == family)
+        self.blocks
+            .iter()
+            .filter(move |block| Family::of(block.net.network()) == family)
     }
 
     fn free_in(&self, block: &Block, random: u64) -> Option<IpAddr> {
@@ -390,7 +442,13 @@ impl Ipam {
             resting += count(self.resting.keys(), block);
             capacity += block.last;
         }
-        AllocateError::Full { family, used, resting, capacity, cool_down_secs: self.cool_down.as_secs() }
+        AllocateError::Full {
+            family,
+            used,
+            resting,
+            capacity,
+            cool_down_secs: self.cool_down.as_secs(),
+        }
     }
 }
 
@@ -409,11 +467,17 @@ fn count<'a>(addrs: impl Iterator<Item = &'a IpAddr>, block: &Block) -> u32 {
 }
 
 fn blocks_of(nets: &[IpNet]) -> Result<Vec<Block>, BlockError> {
-    let blocks = nets.iter().map(|net| Block::new(*net)).collect::<Result<Vec<_>, _>>()?;
+    let blocks = nets
+        .iter()
+        .map(|net| Block::new(*net))
+        .collect::<Result<Vec<_>, _>>()?;
     for (index, first) in blocks.iter().enumerate() {
         for second in blocks.iter().skip(index + 1) {
             if first.net.contains(&second.net) || second.net.contains(&first.net) {
-                return Err(BlockError::Overlap { first: first.net, second: second.net });
+                return Err(BlockError::Overlap {
+                    first: first.net,
+                    second: second.net,
+                });
             }
         }
     }

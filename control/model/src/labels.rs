@@ -41,7 +41,11 @@ pub struct Label {
 impl Label {
     /// A label of the given source.
     pub fn new(source: impl Into<String>, key: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { source: source.into(), key: key.into(), value: value.into() }
+        Self {
+            source: source.into(),
+            key: key.into(),
+            value: value.into(),
+        }
     }
 
     /// A label of a Kubernetes object.
@@ -78,7 +82,11 @@ impl FromStr for Label {
 impl std::fmt::Display for Label {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { source, key, value } = self;
-        if value.is_empty() { write!(f, "{source}:{key}") } else { write!(f, "{source}:{key}={value}") }
+        if value.is_empty() {
+            write!(f, "{source}:{key}")
+        } else {
+            write!(f, "{source}:{key}={value}")
+        }
     }
 }
 
@@ -90,7 +98,10 @@ pub struct Labels(BTreeMap<(String, String), String>);
 impl Labels {
     /// Parses `source:key=value` texts; of several with the same source and key the last one counts.
     pub fn parse<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Self {
-        texts.into_iter().map(|text| Label::parse(text.as_ref())).collect()
+        texts
+            .into_iter()
+            .map(|text| Label::parse(text.as_ref()))
+            .collect()
     }
 
     /// The labels that make a pod's identity: those of the pod, of its namespace (with the prefix
@@ -98,9 +109,15 @@ impl Labels {
     #[must_use]
     pub fn of_pod(pod: &Pod, namespace: &Namespace, cluster: &str, filter: &LabelFilter) -> Self {
         // A pod cannot claim another namespace, service account or cluster by labelling itself so.
-        let own = pod.labels.iter().filter(|(key, _)| !is_claim(key)).map(|(key, value)| Label::k8s(key, value));
-        let of_namespace =
-            namespace.labels.iter().map(|(key, value)| Label::k8s(format!("{NAMESPACE_LABELS}.{key}"), value));
+        let own = pod
+            .labels
+            .iter()
+            .filter(|(key, _)| !is_claim(key))
+            .map(|(key, value)| Label::k8s(key, value));
+        let of_namespace = namespace
+            .labels
+            .iter()
+            .map(|(key, value)| Label::k8s(format!("{NAMESPACE_LABELS}.{key}"), value));
         let mut all: Self = own.chain(of_namespace).collect();
         all.insert(Label::k8s(POD_NAMESPACE, &pod.name.namespace));
         all.insert(Label::k8s(POLICY_CLUSTER, cluster));
@@ -118,12 +135,16 @@ impl Labels {
     /// The value of a label.
     #[must_use]
     pub fn get(&self, source: &str, key: &str) -> Option<&str> {
-        self.0.get(&(source.to_owned(), key.to_owned())).map(String::as_str)
+        self.0
+            .get(&(source.to_owned(), key.to_owned()))
+            .map(String::as_str)
     }
 
     /// Labels in canonical order.
     pub fn iter(&self) -> impl Iterator<Item = Label> + '_ {
-        self.0.iter().map(|((source, key), value)| Label::new(source, key, value))
+        self.0
+            .iter()
+            .map(|((source, key), value)| Label::new(source, key, value))
     }
 
     /// How many labels there are.
@@ -147,7 +168,10 @@ impl Labels {
     /// The form of `CiliumIdentity.security-labels`: `source:key` to value.
     #[must_use]
     pub fn to_security_map(&self) -> BTreeMap<String, String> {
-        self.0.iter().map(|((source, key), value)| (format!("{source}:{key}"), value.clone())).collect()
+        self.0
+            .iter()
+            .map(|((source, key), value)| (format!("{source}:{key}"), value.clone()))
+            .collect()
     }
 
     /// The inverse of [`Labels::to_security_map`].
@@ -174,12 +198,20 @@ impl Labels {
 
 /// Whether a label with this key says something about a pod that only the control plane may say.
 fn is_claim(key: &str) -> bool {
-    key == POD_NAMESPACE || key == POLICY_CLUSTER || key == POLICY_SERVICE_ACCOUNT || key.starts_with(NAMESPACE_LABELS)
+    key == POD_NAMESPACE
+        || key == POLICY_CLUSTER
+        || key == POLICY_SERVICE_ACCOUNT
+        || key.starts_with(NAMESPACE_LABELS)
 }
 
 impl FromIterator<Label> for Labels {
     fn from_iter<I: IntoIterator<Item = Label>>(labels: I) -> Self {
-        Self(labels.into_iter().map(|label| ((label.source, label.key), label.value)).collect())
+        Self(
+            labels
+                .into_iter()
+                .map(|label| ((label.source, label.key), label.value))
+                .collect(),
+        )
     }
 }
 

@@ -75,7 +75,11 @@ impl AgentState {
     /// # Errors
     /// When the state cannot be expressed in JSON.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let mut bytes = serde_json::to_vec_pretty(&Document { version: VERSION, state: self }).map_err(EncodeError)?;
+        let mut bytes = serde_json::to_vec_pretty(&Document {
+            version: VERSION,
+            state: self,
+        })
+        .map_err(EncodeError)?;
         bytes.push(b'\n');
         Ok(bytes)
     }
@@ -89,7 +93,8 @@ impl AgentState {
         if version != VERSION {
             return Err(DecodeError::Version { found: version });
         }
-        let Document { state, .. } = serde_json::from_slice::<Document<Self>>(bytes).map_err(DecodeError::Corrupt)?;
+        let Document { state, .. } =
+            serde_json::from_slice::<Document<Self>>(bytes).map_err(DecodeError::Corrupt)?;
         let mut seen = std::collections::BTreeSet::new();
         if let Some(endpoint) = state.endpoints.iter().find(|endpoint| !seen.insert(endpoint.id)) {
             return Err(DecodeError::DuplicateEndpoint { id: endpoint.id });

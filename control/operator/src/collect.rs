@@ -53,7 +53,11 @@ impl Collector {
     /// Looks for whatever is due. A failure is logged and counted; the next look comes as usual.
     pub(crate) async fn round(&mut self) {
         let intervals = [self.times.nodes, self.times.endpoints, self.times.identities];
-        for (index, (kind, interval)) in [Kind::Node, Kind::Endpoint, Kind::Identity].into_iter().zip(intervals).enumerate() {
+        for (index, (kind, interval)) in [Kind::Node, Kind::Endpoint, Kind::Identity]
+            .into_iter()
+            .zip(intervals)
+            .enumerate()
+        {
             let due = self.next.get(index).is_some_and(|next| *next <= Instant::now());
             if interval.is_zero() || !due {
                 continue;
@@ -83,7 +87,9 @@ impl Collector {
         // Endpoints last: an identity that is in the list and gets its endpoint now is found to be in use.
         let identities = self.cluster.identities().await?;
         let endpoints = self.cluster.endpoints_everywhere().await?;
-        self.metrics.identities.set(i64::try_from(identities.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .identities
+            .set(i64::try_from(identities.len()).unwrap_or(i64::MAX));
         let unused = garbage::unused_identities(&identities, &endpoints);
         let garbage = self.identities.observe(&unused, now(), self.times.identity_grace);
         if garbage.is_empty() {
@@ -108,7 +114,10 @@ impl Collector {
         let stale = garbage::stale_endpoints(&endpoints, &pods);
         let uids: BTreeSet<String> = stale.iter().map(|stored| stored.version.uid.clone()).collect();
         let garbage = self.endpoints.observe(&uids, now(), SECOND_LOOK);
-        for stored in stale.iter().filter(|stored| garbage.contains(&stored.version.uid)) {
+        for stored in stale
+            .iter()
+            .filter(|stored| garbage.contains(&stored.version.uid))
+        {
             // The lists may be old by now: ask for this one pod.
             let pod = self.cluster.pod(&stored.endpoint.name).await?;
             if !garbage::has_pod(stored, pod.as_ref()) {
@@ -129,7 +138,10 @@ impl Collector {
         let stale = garbage::stale_nodes(&stored, &nodes);
         let uids: BTreeSet<String> = stale.iter().map(|stored| stored.version.uid.clone()).collect();
         let garbage = self.nodes.observe(&uids, now(), SECOND_LOOK);
-        for stored in stale.iter().filter(|stored| garbage.contains(&stored.version.uid)) {
+        for stored in stale
+            .iter()
+            .filter(|stored| garbage.contains(&stored.version.uid))
+        {
             match self.cluster.node(&stored.name).await {
                 Err(error) if error.is_not_found() => {
                     let deleted = self.cluster.delete_cilium_node(stored).await?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use k8s::{Access, Cluster, Election, LeaseTimes, Leadership};
+use k8s::{Access, Cluster, Election, Leadership, LeaseTimes};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +43,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// When it cannot start, or a part of it fails for good.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = read_config(&args.config_dir)?;
-    let options = match Options::parse(args, &config) {
+    let options = match Options::parse(args, &config, unique_identity()) {
         Ok(options) => options,
         Err(error) => {
             eprintln!("{error}");
@@ -51,7 +51,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     init_logging(&options);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
     let outcome = runtime.block_on(operate(options));
     // Nothing may keep the process alive: whatever is left was told to end and had its time.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -63,11 +66,18 @@ async fn operate(options: Options) -> anyhow::Result<()> {
     let signals = stop_on_signal(stop.clone())?;
     let metrics = Arc::new(Metrics::default());
     let access = match &options.kubeconfig {
-        Some(path) => Access::Kubeconfig { path: path.clone(), context: None },
+        Some(path) => Access::Kubeconfig {
+            path: path.clone(),
+            context: None,
+        },
         None => Access::Infer,
     };
     let cluster = Cluster::connect(&access, "cilium-operator").await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = options.identity, "operator starts");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity = options.identity,
+        "operator starts"
+    );
 
     let mut tasks = JoinSet::new();
     tasks.spawn(signals);
@@ -105,15 +115,25 @@ async fn drain(tasks: &mut JoinSet<anyhow::Result<()>>) {
 }
 
 /// Registers the definitions, then takes part in the election and collects garbage while it is the leader.
-async fn lead(options: Options, cluster: Cluster, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn lead(
+    options: Options,
+    cluster: Cluster,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     // Registering is idempotent, and agents wait for it: it does not wait for the election.
     if stop.run_until_cancelled(register(&cluster)).await.is_none() {
         return Ok(());
     }
     metrics.crds_registered.set(1);
     let me = &options.identity;
-    let mut election =
-        Election::new(cluster.clone(), &options.namespace, &options.lease, me, LeaseTimes::default());
+    let mut election = Election::new(
+        cluster.clone(),
+        &options.namespace,
+        &options.lease,
+        me,
+        LeaseTimes::default(),
+    );
     let mut collector = Collector::new(cluster, options.garbage, Arc::clone(&metrics));
     let mut leading = false;
     let mut ticks = tokio::time::interval(election.times().retry);
@@ -126,7 +146,10 @@ async fn lead(options: Options, cluster: Cluster, metrics: Arc<Metrics>, stop: C
                 false
             }
             Err(error) => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the Lease was not renewed");
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "the Lease was not renewed"
+                );
                 leading && !election.is_overdue()
             }
         };
@@ -146,7 +169,10 @@ async fn lead(options: Options, cluster: Cluster, metrics: Arc<Metrics>, stop: C
         }
     }
     if let Err(error) = election.release().await {
-        tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the Lease was not given back");
+        tracing::warn!(
+            error = format!("{:#}", anyhow::Error::new(error)),
+            "the Lease was not given back"
+        );
     }
     Ok(())
 }
@@ -159,7 +185,10 @@ async fn register(cluster: &Cluster) {
         match cluster.register_crds(CRD_TIMEOUT).await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "definitions are not registered yet");
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "definitions are not registered yet"
+                );
             }
         }
         tokio::time::sleep(pause).await;
@@ -184,6 +213,13 @@ fn stop_on_signal(
     })
 }
 
+/// A name in the election that no other process has. Host name and process number would not do: replicas on the host
+/// network share the former, and each is number 1 of its container.
+fn unique_identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{}", host.trim(), uuid::Uuid::new_v4())
+}
+
 /// Reads the mounted ConfigMap: one file per key. A directory that does not exist is an empty configuration.
 fn read_config(dir: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let entries = match std::fs::read_dir(dir) {
@@ -200,19 +236,30 @@ fn read_config(dir: &Path) -> anyhow::Result<BTreeMap<String, String>> {
             continue;
         }
         let path: PathBuf = entry.path();
-        let value = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let value =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         config.insert(name, value.trim().to_owned());
     }
     Ok(config)
 }
 
 fn init_logging(options: &Options) {
+    // kube logs every failed request as an error of its own; ours are warnings that say what was tried.
     let level = if options.debug { "debug" } else { "info" };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("warn,seta_operator={level},seta_k8s={level}")));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new(format!(
+            "warn,kube_client=off,seta_operator={level},seta_k8s={level}"
+        ))
+    });
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // Whoever calls us as a library may have a subscriber already; then that one stays.
-    let installed = if options.json_logs { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
+    let installed = if options.json_logs {
+        builder.json().try_init()
+    } else {
+        builder.with_ansi(false).try_init()
+    };
     if installed.is_err() {
         tracing::debug!("a log subscriber is installed already");
     }

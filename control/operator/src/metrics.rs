@@ -69,12 +69,30 @@ impl Metrics {
     /// When one cannot be written as text.
     pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("cilium_operator");
-        let Self { leading, crds_registered, identities, runs, deletions } = self;
+        let Self {
+            leading,
+            crds_registered,
+            identities,
+            runs,
+            deletions,
+        } = self;
         registry.register("leading", "Whether this replica is the leader", leading.clone());
-        registry.register("crds_registered", "Whether the definitions are registered", crds_registered.clone());
-        registry.register("identities", "CiliumIdentities at the last look", identities.clone());
+        registry.register(
+            "crds_registered",
+            "Whether the definitions are registered",
+            crds_registered.clone(),
+        );
+        registry.register(
+            "identities",
+            "CiliumIdentities at the last look",
+            identities.clone(),
+        );
         registry.register("gc_runs", "Looks for objects that nobody uses", runs.clone());
-        registry.register("gc_deletions", "Objects removed because nobody used them", deletions.clone());
+        registry.register(
+            "gc_deletions",
+            "Objects removed because nobody used them",
+            deletions.clone(),
+        );
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
         Ok(text)

@@ -26,7 +26,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of the Lease.
-    #[arg(long, value_name = "NAMESPACE", env = "CILIUM_K8S_NAMESPACE", default_value = "kube-system")]
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "CILIUM_K8S_NAMESPACE",
+        default_value = "kube-system"
+    )]
     pub namespace: String,
     /// Name under which this replica takes part in the leader election; unique in the cluster.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
@@ -118,9 +123,15 @@ impl Source<'_> {
     }
 
     fn duration(&mut self, flag: Option<String>, key: &'static str, default: Duration) -> Duration {
-        let Some(value) = self.value(flag, key) else { return default };
+        let Some(value) = self.value(flag, key) else {
+            return default;
+        };
         model::config::parse_duration(&value).unwrap_or_else(|| {
-            self.problems.push(Problem { key, value, allowed: "a duration such as 15m, or 0" });
+            self.problems.push(Problem {
+                key,
+                value,
+                allowed: "a duration such as 15m, or 0",
+            });
             default
         })
     }
@@ -130,7 +141,11 @@ impl Source<'_> {
             Some("true") => true,
             None | Some("" | "false") => false,
             Some(value) => {
-                self.problems.push(Problem { key, value: value.to_owned(), allowed: "true, false" });
+                self.problems.push(Problem {
+                    key,
+                    value: value.to_owned(),
+                    allowed: "true, false",
+                });
                 false
             }
         }
@@ -139,7 +154,9 @@ impl Source<'_> {
     /// `:9963` means every address; an empty value that nobody listens.
     fn address(&mut self, flag: Option<String>, key: &'static str, default: u16) -> Option<SocketAddr> {
         let any = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
-        let Some(value) = self.value(flag, key) else { return Some(any(default)) };
+        let Some(value) = self.value(flag, key) else {
+            return Some(any(default));
+        };
         if value.is_empty() {
             return None;
         }
@@ -148,7 +165,11 @@ impl Source<'_> {
             None => value.parse().ok(),
         };
         if parsed.is_none() {
-            self.problems.push(Problem { key, value, allowed: "[address]:port, such as :9963 or [::1]:9963" });
+            self.problems.push(Problem {
+                key,
+                value,
+                allowed: "[address]:port, such as :9963 or [::1]:9963",
+            });
         }
         parsed
     }
@@ -156,7 +177,11 @@ impl Source<'_> {
 
 impl Options {
     /// Parses flags and keys; all problems at once.
-    pub(crate) fn parse(args: Args, config: &BTreeMap<String, String>) -> Result<Self, Problems> {
+    pub(crate) fn parse(
+        args: Args,
+        config: &BTreeMap<String, String>,
+        default_identity: String,
+    ) -> Result<Self, Problems> {
         const MINUTE: Duration = Duration::from_secs(60);
         let Args {
             config_dir: _,
@@ -172,16 +197,22 @@ impl Options {
             cilium_endpoint_gc_interval,
             nodes_gc_interval,
         } = args;
-        let mut source = Source { config, problems: Vec::new() };
+        let mut source = Source {
+            config,
+            problems: Vec::new(),
+        };
         let options = Self {
             kubeconfig,
             namespace,
             lease: "cilium-operator-resource-lock".to_owned(),
-            // Two replicas on one host network share a host name, so that alone would not be unique.
-            identity: identity.unwrap_or_else(|| format!("operator-{}", std::process::id())),
+            identity: identity.unwrap_or(default_identity),
             debug: source.boolean("debug") || debug,
             json_logs: log_format == LogFormat::Json,
-            metrics: source.address(operator_prometheus_serve_addr, "operator-prometheus-serve-addr", 9963),
+            metrics: source.address(
+                operator_prometheus_serve_addr,
+                "operator-prometheus-serve-addr",
+                9963,
+            ),
             api: source.address(operator_api_serve_addr, "operator-api-serve-addr", 9234),
             garbage: GarbageTimes {
                 identities: source.duration(identity_gc_interval, "identity-gc-interval", 15 * MINUTE),
@@ -190,11 +221,19 @@ impl Options {
                     "identity-heartbeat-timeout",
                     30 * MINUTE,
                 ),
-                endpoints: source.duration(cilium_endpoint_gc_interval, "cilium-endpoint-gc-interval", 5 * MINUTE),
+                endpoints: source.duration(
+                    cilium_endpoint_gc_interval,
+                    "cilium-endpoint-gc-interval",
+                    5 * MINUTE,
+                ),
                 nodes: source.duration(nodes_gc_interval, "nodes-gc-interval", 5 * MINUTE),
             },
         };
-        if source.problems.is_empty() { Ok(options) } else { Err(Problems(source.problems)) }
+        if source.problems.is_empty() {
+            Ok(options)
+        } else {
+            Err(Problems(source.problems))
+        }
     }
 }
 
@@ -211,9 +250,14 @@ mod tests {
     }
 
     fn parse(flags: &[&str], config: &[(&str, &str)]) -> Result<Options, Problems> {
-        let config = config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let all = ["operator", "--identity", "me", "--namespace", "kube-system"].iter().chain(flags);
-        Options::parse(Cli::parse_from(all).args, &config)
+        let config = config
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let all = ["operator", "--identity", "me", "--namespace", "kube-system"]
+            .iter()
+            .chain(flags);
+        Options::parse(Cli::parse_from(all).args, &config, "unused".to_owned())
     }
 
     #[test]
@@ -235,20 +279,39 @@ mod tests {
 
     #[test]
     fn flags_count_more_than_keys() {
-        let keys = [("identity-gc-interval", "1m"), ("nodes-gc-interval", "0s"), ("debug", "true")];
+        let keys = [
+            ("identity-gc-interval", "1m"),
+            ("nodes-gc-interval", "0s"),
+            ("debug", "true"),
+        ];
         let options = parse(&["--identity-gc-interval", "2m"], &keys).unwrap();
         assert_eq!(options.garbage.identities, Duration::from_secs(120));
         assert_eq!(options.garbage.nodes, Duration::ZERO);
         assert!(options.debug);
-        let options = parse(&["--operator-prometheus-serve-addr", ""], &[("operator-api-serve-addr", "[::1]:1")]).unwrap();
-        assert_eq!((options.metrics, options.api), (None, Some("[::1]:1".parse().unwrap())));
+        let options = parse(
+            &["--operator-prometheus-serve-addr", ""],
+            &[("operator-api-serve-addr", "[::1]:1")],
+        )
+        .unwrap();
+        assert_eq!(
+            (options.metrics, options.api),
+            (None, Some("[::1]:1".parse().unwrap()))
+        );
     }
 
     #[test]
     fn all_problems_are_reported() {
-        let keys = [("identity-gc-interval", "soon"), ("operator-api-serve-addr", "9234"), ("debug", "yes")];
+        let keys = [
+            ("identity-gc-interval", "soon"),
+            ("operator-api-serve-addr", "9234"),
+            ("debug", "yes"),
+        ];
         let text = parse(&[], &keys).unwrap_err().to_string();
-        for part in ["identity-gc-interval=\"soon\"", "operator-api-serve-addr=\"9234\"", "debug=\"yes\""] {
+        for part in [
+            "identity-gc-interval=\"soon\"",
+            "operator-api-serve-addr=\"9234\"",
+            "debug=\"yes\"",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

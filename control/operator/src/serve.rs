@@ -36,10 +36,15 @@ pub(crate) async fn servers(
 }
 
 async fn server(addr: SocketAddr, router: Router, stop: CancellationToken) -> anyhow::Result<Server> {
-    let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))?;
+    let listener = TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("cannot listen on {addr}"))?;
     tracing::debug!(%addr, "listening");
     Ok(Box::pin(async move {
-        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.context("the server failed")
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await
+            .context("the server failed")
     }))
 }
 
@@ -50,11 +55,16 @@ fn health(cluster: Cluster) -> Router {
         async move {
             match cluster.version().await {
                 Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
-                Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{:#}\n", anyhow::Error::new(error))),
+                Err(error) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{:#}\n", anyhow::Error::new(error)),
+                ),
             }
         }
     };
-    Router::new().route("/healthz", get(handler.clone())).route("/v1/healthz", get(handler))
+    Router::new()
+        .route("/healthz", get(handler.clone()))
+        .route("/v1/healthz", get(handler))
 }
 
 fn prometheus(metrics: Arc<Metrics>) -> Router {
@@ -63,7 +73,10 @@ fn prometheus(metrics: Arc<Metrics>) -> Router {
         async move {
             match metrics.encode() {
                 Ok(text) => {
-                    let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+                    let kind = [(
+                        header::CONTENT_TYPE,
+                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    )];
                     (kind, text).into_response()
                 }
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

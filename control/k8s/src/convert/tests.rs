@@ -29,13 +29,23 @@ fn a_node() {
     }));
     let node = node(&kube);
     assert_eq!((node.name.as_str(), node.uid.as_str()), ("kind-worker", "u1"));
-    assert_eq!(node.pod_cidrs, ["fd00:10:244:1::/64".parse().unwrap()], "what cannot be parsed is left out");
-    assert_eq!((node.internal_ips, node.external_ips), (vec![ip("fc00:f853:ccd:e793::3")], vec![ip("2001:db8::3")]));
+    assert_eq!(
+        node.pod_cidrs,
+        ["fd00:10:244:1::/64".parse().unwrap()],
+        "what cannot be parsed is left out"
+    );
+    assert_eq!(
+        (node.internal_ips, node.external_ips),
+        (vec![ip("fc00:f853:ccd:e793::3")], vec![ip("2001:db8::3")])
+    );
     assert_eq!(node.taints, ["node.cilium.io/agent-not-ready"]);
 
     let old: Node = object(json!({"metadata": {"name": "x"}, "spec": {"podCIDR": "fd00::/64"}}));
     assert_eq!(super::node(&old).pod_cidrs.len(), 1, "podCIDR alone counts, too");
-    assert_eq!(super::node(&object(json!({"metadata": {}}))), inputs::Node::default());
+    assert_eq!(
+        super::node(&object(json!({"metadata": {}}))),
+        inputs::Node::default()
+    );
 }
 
 #[test]
@@ -57,13 +67,26 @@ fn a_pod() {
     let found = pod(&kube);
     assert_eq!(found.name.to_string(), "default/server");
     assert_eq!(found.ips, [ip("fd00:10:244:1::7")]);
-    let ports: Vec<_> = found.named_ports.iter().map(|p| (p.name.as_str(), p.port, p.protocol.as_str())).collect();
-    assert_eq!(ports, [("http", 80, "TCP"), ("dns", 53, "UDP"), ("metrics", 9000, "TCP")]);
+    let ports: Vec<_> = found
+        .named_ports
+        .iter()
+        .map(|p| (p.name.as_str(), p.port, p.protocol.as_str()))
+        .collect();
+    assert_eq!(
+        ports,
+        [("http", 80, "TCP"), ("dns", 53, "UDP"), ("metrics", 9000, "TCP")]
+    );
     assert!(!found.host_network && !found.finished && !found.terminating);
 
     for (phase, finished) in [("Succeeded", true), ("Failed", true), ("Pending", false)] {
-        let kube = object(json!({"metadata": {"name": "x", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": phase}}));
-        assert_eq!((pod(&kube).finished, pod(&kube).terminating), (finished, true), "{phase}");
+        let kube = object(
+            json!({"metadata": {"name": "x", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": phase}}),
+        );
+        assert_eq!(
+            (pod(&kube).finished, pod(&kube).terminating),
+            (finished, true),
+            "{phase}"
+        );
     }
 }
 
@@ -83,7 +106,10 @@ fn a_cilium_node_there_and_back() {
     let spec = to_cilium_node_spec(&node);
     let json = serde_json::to_value(&spec).unwrap();
     assert_eq!(json["ipam"]["podCIDRs"], json!(["fd00:10:244:1::/64"]));
-    assert_eq!(json["addresses"][1], json!({"type": "CiliumInternalIP", "ip": "fd00:10:244:1::99"}));
+    assert_eq!(
+        json["addresses"][1],
+        json!({"type": "CiliumInternalIP", "ip": "fd00:10:244:1::99"})
+    );
     assert_eq!(cilium_node(&types::CiliumNode::new("kind-worker", spec)), node);
     assert_eq!(node.router_ip(Family::V6), Some(ip("fd00:10:244:1::99")));
 }
@@ -100,7 +126,11 @@ fn an_endpoint_there_and_back() {
         pod: ObjectName::new("default", "client"),
         addresses: vec![ip("fd00:10:244::6321")],
         node_ip: Some(ip("fc00:f853:ccd:e793::2")),
-        named_ports: vec![NamedPort { name: "http".into(), port: 80, protocol: "TCP".into() }],
+        named_ports: vec![NamedPort {
+            name: "http".into(),
+            port: 80,
+            protocol: "TCP".into(),
+        }],
         service_account: "default".into(),
     };
     let wire = to_endpoint_status(&status);
@@ -117,6 +147,7 @@ fn an_endpoint_there_and_back() {
             "networking": {"addressing": [{"ipv6": "fd00:10:244::6321"}], "node": "fc00:f853:ccd:e793::2"},
             "named-ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
             "encryption": {},
+            "policy": {"ingress": {"enforcing": false}, "egress": {"enforcing": false}},
             "service-account": "default",
         })
     );
@@ -124,7 +155,10 @@ fn an_endpoint_there_and_back() {
     object.metadata.namespace = Some("default".into());
     object.status = Some(wire);
     let read = cilium_endpoint(&object);
-    assert_eq!((read.id, read.identity, read.labels), (7, Some(Identity(300)), labels));
+    assert_eq!(
+        (read.id, read.identity, read.labels),
+        (7, Some(Identity(300)), labels)
+    );
     assert_eq!((read.addresses, read.node_ip), (status.addresses, status.node_ip));
     assert_eq!(read.named_ports, status.named_ports);
 }
@@ -146,8 +180,14 @@ fn endpoints_written_by_others() {
         },
     }));
     let read = cilium_endpoint(&object);
-    assert_eq!((read.id, read.identity, read.pod_uid.as_str()), (0, Some(Identity(16_777_217)), "p1"));
-    assert_eq!((read.addresses, read.node_ip, read.state.as_str()), (vec![ip("10.0.0.1")], None, "some-day"));
+    assert_eq!(
+        (read.id, read.identity, read.pod_uid.as_str()),
+        (0, Some(Identity(16_777_217)), "p1")
+    );
+    assert_eq!(
+        (read.addresses, read.node_ip, read.state.as_str()),
+        (vec![ip("10.0.0.1")], None, "some-day")
+    );
 }
 
 #[test]

@@ -19,17 +19,37 @@ fn cilium_node(router: &str) -> inputs::CiliumNode {
 #[tokio::test]
 async fn a_node_becomes_ready_once() {
     let fake = Fake::new();
-    let taints = json!([{"key": NOT_READY_TAINT, "effect": "NoExecute"}, {"key": "mine", "effect": "NoSchedule"}]);
-    fake.put(NODE, json!({"metadata": {"name": "kind-worker"}, "spec": {"taints": taints}}));
+    let taints =
+        json!([{"key": NOT_READY_TAINT, "effect": "NoExecute"}, {"key": "mine", "effect": "NoSchedule"}]);
+    fake.put(
+        NODE,
+        json!({"metadata": {"name": "kind-worker"}, "spec": {"taints": taints}}),
+    );
     fake.cluster.mark_network_ready("kind-worker").await.unwrap();
     let node = fake.get(NODE).unwrap();
-    assert_eq!(node["spec"]["taints"], json!([{"key": "mine", "effect": "NoSchedule"}]), "others' taints stay");
+    assert_eq!(
+        node["spec"]["taints"],
+        json!([{"key": "mine", "effect": "NoSchedule"}]),
+        "others' taints stay"
+    );
     let condition = &node["status"]["conditions"][0];
-    assert_eq!((&condition["type"], &condition["status"]), (&json!("NetworkUnavailable"), &json!("False")));
+    assert_eq!(
+        (&condition["type"], &condition["status"]),
+        (&json!("NetworkUnavailable"), &json!("False"))
+    );
     fake.requests();
     fake.cluster.mark_network_ready("kind-worker").await.unwrap();
-    assert!(fake.requests().iter().all(|request| request.starts_with("GET")), "nothing to do the second time");
-    assert!(fake.cluster.mark_network_ready("nobody").await.unwrap_err().is_not_found());
+    assert!(
+        fake.requests().iter().all(|request| request.starts_with("GET")),
+        "nothing to do the second time"
+    );
+    assert!(
+        fake.cluster
+            .mark_network_ready("nobody")
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 }
 
 #[tokio::test]
@@ -39,44 +59,74 @@ async fn a_taint_that_comes_in_between_is_not_lost() {
         let untaints = verb == "PATCH" && store.objects[path]["status"]["conditions"].is_array();
         if untaints && std::mem::take(&mut first) {
             let mut node = store.objects[path].clone();
-            node["spec"]["taints"].as_array_mut().unwrap().push(json!({"key": "new", "effect": "NoSchedule"}));
+            node["spec"]["taints"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"key": "new", "effect": "NoSchedule"}));
             store.put(path, node);
         }
     });
     fake.put(NODE, json!({"metadata": {"name": "kind-worker"}, "spec": {"taints": [{"key": NOT_READY_TAINT, "effect": "NoExecute"}]}}));
     fake.cluster.mark_network_ready("kind-worker").await.unwrap();
-    assert_eq!(fake.get(NODE).unwrap()["spec"]["taints"], json!([{"key": "new", "effect": "NoSchedule"}]));
+    assert_eq!(
+        fake.get(NODE).unwrap()["spec"]["taints"],
+        json!([{"key": "new", "effect": "NoSchedule"}])
+    );
 }
 
 #[tokio::test]
 async fn annotations_come_and_go() {
     let fake = Fake::new();
-    fake.put(NODE, json!({"metadata": {"name": "kind-worker", "annotations": {"a": "1", "b": "2"}}}));
+    fake.put(
+        NODE,
+        json!({"metadata": {"name": "kind-worker", "annotations": {"a": "1", "b": "2"}}}),
+    );
     let changes = BTreeMap::from([("a".to_owned(), None), ("c".to_owned(), Some("3".to_owned()))]);
     fake.cluster.annotate_node("kind-worker", &changes).await.unwrap();
-    assert_eq!(fake.get(NODE).unwrap()["metadata"]["annotations"], json!({"b": "2", "c": "3"}));
-    assert_eq!(fake.cluster.node("kind-worker").await.unwrap().annotations.len(), 2);
+    assert_eq!(
+        fake.get(NODE).unwrap()["metadata"]["annotations"],
+        json!({"b": "2", "c": "3"})
+    );
+    assert_eq!(
+        fake.cluster.node("kind-worker").await.unwrap().annotations.len(),
+        2
+    );
 }
 
 #[tokio::test]
 async fn a_cilium_node_keeps_what_others_wrote() {
     let fake = Fake::new();
-    fake.cluster.publish_node(&cilium_node("fd00:10:244:1::1")).await.unwrap();
+    fake.cluster
+        .publish_node(&cilium_node("fd00:10:244:1::1"))
+        .await
+        .unwrap();
     let mut stored = fake.get(CILIUM_NODE).unwrap();
     assert_eq!(stored["metadata"]["ownerReferences"][0]["kind"], "Node");
     fake.requests();
-    fake.cluster.publish_node(&cilium_node("fd00:10:244:1::1")).await.unwrap();
+    fake.cluster
+        .publish_node(&cilium_node("fd00:10:244:1::1"))
+        .await
+        .unwrap();
     assert_eq!(fake.requests().len(), 1, "nothing to write");
 
     stored["spec"]["instance-id"] = json!("i-1");
     fake.put(CILIUM_NODE, stored);
-    fake.cluster.publish_node(&cilium_node("fd00:10:244:1::2")).await.unwrap();
+    fake.cluster
+        .publish_node(&cilium_node("fd00:10:244:1::2"))
+        .await
+        .unwrap();
     let stored = fake.get(CILIUM_NODE).unwrap();
     assert_eq!(stored["spec"]["instance-id"], "i-1");
-    assert_eq!(stored["spec"]["addresses"], json!([{"type": "CiliumInternalIP", "ip": "fd00:10:244:1::2"}]));
+    assert_eq!(
+        stored["spec"]["addresses"],
+        json!([{"type": "CiliumInternalIP", "ip": "fd00:10:244:1::2"}])
+    );
 
     fake.remove(CILIUM_NODE);
-    fake.cluster.publish_node(&cilium_node("fd00:10:244:1::2")).await.unwrap();
+    fake.cluster
+        .publish_node(&cilium_node("fd00:10:244:1::2"))
+        .await
+        .unwrap();
     assert!(fake.get(CILIUM_NODE).is_some(), "made again");
 }
 
@@ -84,9 +134,15 @@ async fn a_cilium_node_keeps_what_others_wrote() {
 async fn a_warning_about_a_pod() {
     let fake = Fake::new();
     let pod = ObjectName::new("default", "client");
-    fake.cluster.warn_about_pod(&pod, "u1", "kind-worker", "FailedAddress", "no address is left").await.unwrap();
+    fake.cluster
+        .warn_about_pod(&pod, "u1", "kind-worker", "FailedAddress", "no address is left")
+        .await
+        .unwrap();
     let event = fake.get("/api/v1/namespaces/default/events/generated").unwrap();
     assert_eq!(event["involvedObject"]["uid"], "u1");
-    assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("FailedAddress")));
+    assert_eq!(
+        (&event["type"], &event["reason"]),
+        (&json!("Warning"), &json!("FailedAddress"))
+    );
     assert_eq!(event["metadata"]["generateName"], "client.");
 }

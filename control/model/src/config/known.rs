@@ -7,25 +7,77 @@ use super::reader::Reader;
 const ONLY: [(&str, &[&str], &str); 24] = [
     ("routing-mode", &["native"], "tunnels are not implemented yet"),
     ("tunnel", &["disabled"], "tunnels are not implemented yet"),
-    ("ipam", &["kubernetes"], "other address management than the node's own pod CIDRs is not implemented yet"),
-    ("identity-allocation-mode", &["crd"], "identities live in CiliumIdentity objects; a key-value store is not supported"),
-    ("datapath-mode", &["veth", "auto"], "other devices than veth are not implemented yet"),
-    ("enable-policy", &["default", "never"], "network policies are not enforced yet"),
+    (
+        "ipam",
+        &["kubernetes"],
+        "other address management than the node's own pod CIDRs is not implemented yet",
+    ),
+    (
+        "identity-allocation-mode",
+        &["crd"],
+        "identities live in CiliumIdentity objects; a key-value store is not supported",
+    ),
+    (
+        "datapath-mode",
+        &["veth", "auto"],
+        "other devices than veth are not implemented yet",
+    ),
+    (
+        "enable-policy",
+        &["default", "never"],
+        "network policies are not enforced yet",
+    ),
     ("cni-chaining-mode", &["none"], "CNI chaining is not implemented"),
-    ("enable-endpoint-routes", OFF, "routes per endpoint are not implemented"),
+    (
+        "enable-endpoint-routes",
+        OFF,
+        "routes per endpoint are not implemented",
+    ),
     ("enable-wireguard", OFF, "encryption is not implemented yet"),
     ("enable-ipsec", OFF, "encryption is not implemented yet"),
     ("encrypt-node", OFF, "encryption is not implemented yet"),
-    ("enable-host-firewall", OFF, "the host firewall is not implemented yet"),
-    ("enable-bandwidth-manager", OFF, "the bandwidth manager is not implemented yet"),
+    (
+        "enable-host-firewall",
+        OFF,
+        "the host firewall is not implemented yet",
+    ),
+    (
+        "enable-bandwidth-manager",
+        OFF,
+        "the bandwidth manager is not implemented yet",
+    ),
     ("enable-bbr", OFF, "the bandwidth manager is not implemented yet"),
-    ("enable-cilium-endpoint-slice", OFF, "CiliumEndpointSlices are not implemented yet"),
+    (
+        "enable-cilium-endpoint-slice",
+        OFF,
+        "CiliumEndpointSlices are not implemented yet",
+    ),
     ("enable-bgp-control-plane", OFF, "BGP is not implemented yet"),
-    ("enable-l2-announcements", OFF, "L2 announcements are not implemented yet"),
-    ("enable-egress-gateway", OFF, "the egress gateway is not implemented yet"),
-    ("enable-gateway-api", OFF, "the Gateway API is not implemented yet"),
-    ("enable-ingress-controller", OFF, "the ingress controller is not implemented yet"),
-    ("enable-local-redirect-policy", OFF, "local redirect policies are not implemented yet"),
+    (
+        "enable-l2-announcements",
+        OFF,
+        "L2 announcements are not implemented yet",
+    ),
+    (
+        "enable-egress-gateway",
+        OFF,
+        "the egress gateway is not implemented yet",
+    ),
+    (
+        "enable-gateway-api",
+        OFF,
+        "the Gateway API is not implemented yet",
+    ),
+    (
+        "enable-ingress-controller",
+        OFF,
+        "the ingress controller is not implemented yet",
+    ),
+    (
+        "enable-local-redirect-policy",
+        OFF,
+        "local redirect policies are not implemented yet",
+    ),
     ("enable-nat46x64-gateway", OFF, "NAT46/64 is not implemented yet"),
     ("enable-srv6", OFF, "SRv6 is not implemented yet"),
     ("policy-audit-mode", OFF, "network policies are not enforced yet"),
@@ -96,8 +148,15 @@ const OTHERS: [&str; 57] = [
 ];
 
 /// Starts of keys that are accepted with any value.
-const OTHER_PREFIXES: [&str; 7] =
-    ["hubble-", "tofqdns-", "ipam-", "envoy-", "proxy-", "external-envoy-", "clustermesh-"];
+const OTHER_PREFIXES: [&str; 7] = [
+    "hubble-",
+    "tofqdns-",
+    "ipam-",
+    "envoy-",
+    "proxy-",
+    "external-envoy-",
+    "clustermesh-",
+];
 
 /// Notes every key that asks for something that is not built.
 pub(super) fn check_unsupported(reader: &mut Reader<'_>) {
@@ -120,7 +179,9 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 
 /// The candidate that is spelt most like `key`, if it is close enough to be a typing error.
 pub(super) fn nearest(key: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    let near = candidates.map(|candidate| (distance(key, candidate), candidate)).min()?;
+    let near = candidates
+        .map(|candidate| (distance(key, candidate), candidate))
+        .min()?;
     (near.0 <= key.len() / 4).then_some(near.1)
 }
 

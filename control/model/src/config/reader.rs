@@ -54,7 +54,10 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { key, nearest: Some(nearest) } => write!(f, "unknown key {key} (did you mean {nearest}?)"),
+            Self::Unknown {
+                key,
+                nearest: Some(nearest),
+            } => write!(f, "unknown key {key} (did you mean {nearest}?)"),
             Self::Unknown { key, nearest: None } => write!(f, "unknown key {key}"),
             Self::NotInEffect { key, consequence } => write!(f, "{key} is not in effect: {consequence}"),
         }
@@ -76,13 +79,21 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(map: &'a BTreeMap<String, String>) -> Self {
-        Self { map, asked: BTreeSet::new(), problems: Vec::new(), warnings: Vec::new() }
+        Self {
+            map,
+            asked: BTreeSet::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// The trimmed value of a key; an empty one is as good as none.
     pub(super) fn value(&mut self, key: &'static str) -> Option<&'a str> {
         self.asked.insert(key);
-        self.map.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
+        self.map
+            .get(key)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
     }
 
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
@@ -107,7 +118,12 @@ impl<'a> Reader<'a> {
         key: &'static str,
         allowed: &'static str,
     ) -> Option<T> {
-        let parse = |text: &str| text.parse().map(Some).map_err(|error: T::Err| Refusal { allowed, reason: error.to_string() });
+        let parse = |text: &str| {
+            text.parse().map(Some).map_err(|error: T::Err| Refusal {
+                allowed,
+                reason: error.to_string(),
+            })
+        };
         self.with(key, parse, None)
     }
 
@@ -118,7 +134,9 @@ impl<'a> Reader<'a> {
         parse: impl FnOnce(&str) -> Result<T, Refusal>,
         default: T,
     ) -> T {
-        let Some(value) = self.value(key) else { return default };
+        let Some(value) = self.value(key) else {
+            return default;
+        };
         match parse(value) {
             Ok(parsed) => parsed,
             Err(Refusal { allowed, reason }) => {
@@ -133,7 +151,11 @@ impl<'a> Reader<'a> {
         match LabelFilter::new(custom) {
             Ok(filter) => Some(filter),
             Err(error) => {
-                self.refuse(key, "white-space separated [source:][!]pattern", &error.to_string());
+                self.refuse(
+                    key,
+                    "white-space separated [source:][!]pattern",
+                    &error.to_string(),
+                );
                 // The problem is noted: the default filter only stands in until all problems are reported.
                 LabelFilter::new("").ok()
             }
@@ -142,11 +164,19 @@ impl<'a> Reader<'a> {
 
     pub(super) fn refuse(&mut self, key: &str, allowed: &str, reason: &str) {
         let value = self.map.get(key).cloned().unwrap_or_default();
-        self.problems.push(Problem { key: key.to_owned(), value, allowed: allowed.to_owned(), reason: reason.to_owned() });
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            value,
+            allowed: allowed.to_owned(),
+            reason: reason.to_owned(),
+        });
     }
 
     pub(super) fn no_effect(&mut self, key: &str, consequence: &'static str) {
-        self.warnings.push(Warning::NotInEffect { key: key.to_owned(), consequence });
+        self.warnings.push(Warning::NotInEffect {
+            key: key.to_owned(),
+            consequence,
+        });
     }
 
     pub(super) fn raw(&self) -> BTreeMap<String, String> {
@@ -158,7 +188,10 @@ impl<'a> Reader<'a> {
         for key in self.map.keys() {
             if !self.asked.contains(key.as_str()) && !known::is_known(key) {
                 let candidates = self.asked.iter().copied().chain(known::names());
-                self.warnings.push(Warning::Unknown { key: key.clone(), nearest: known::nearest(key, candidates) });
+                self.warnings.push(Warning::Unknown {
+                    key: key.clone(),
+                    nearest: known::nearest(key, candidates),
+                });
             }
         }
         self.warnings.sort();

@@ -3,7 +3,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn parse(pairs: &[(&str, &str)]) -> Result<(AgentConfig, Vec<Warning>), Problems> {
-    AgentConfig::parse(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+    AgentConfig::parse(
+        &pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+    )
 }
 
 /// The effective configuration of the demo (cilium.md §4.1).
@@ -35,7 +40,10 @@ const DEMO: [(&str, &str); 21] = [
 fn the_demo() {
     let (config, warnings) = parse(&DEMO).unwrap();
     assert!(config.debug && config.enable_ipv6 && !config.enable_ipv4 && config.auto_direct_node_routes);
-    assert_eq!(config.ipv6_native_routing_cidr, Some("fd00:10::/32".parse().unwrap()));
+    assert_eq!(
+        config.ipv6_native_routing_cidr,
+        Some("fd00:10::/32".parse().unwrap())
+    );
     assert_eq!(config.cluster_name, "kind-kind");
     assert_eq!(config.monitor_aggregation, Aggregation::Medium);
     assert_eq!(config.families().collect::<Vec<_>>(), [Family::V6]);
@@ -56,9 +64,17 @@ fn nothing_configured() {
     assert_eq!(config.health_port, 9879);
     assert_eq!(config.prometheus, None);
     assert_eq!(config.ct_timeouts.tcp, Duration::from_secs(8000));
-    let expected = abi::Config { host_ifindex: 4, router_v6: abi::Addr([1; 16]), ..abi::Config::default() };
+    let expected = abi::Config {
+        host_ifindex: 4,
+        router_v6: abi::Addr([1; 16]),
+        ..abi::Config::default()
+    };
     let router = crate::addr::from_abi(abi::Addr([1; 16]));
-    assert_eq!(config.datapath(&[router], 4), expected, "the datapath's defaults are the same");
+    assert_eq!(
+        config.datapath(&[router], 4),
+        expected,
+        "the datapath's defaults are the same"
+    );
 }
 
 #[test]
@@ -89,8 +105,14 @@ fn all_problems_at_once() {
         ]
     );
     let text = problems.to_string();
-    assert!(text.contains("routing-mode=\"tunnel\": tunnels are not implemented yet (allowed: native)"), "{text}");
-    assert!(text.contains("enable-ipv4=\"true\": IPv4 is not implemented yet (allowed: false)"), "{text}");
+    assert!(
+        text.contains("routing-mode=\"tunnel\": tunnels are not implemented yet (allowed: native)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("enable-ipv4=\"true\": IPv4 is not implemented yet (allowed: false)"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -123,7 +145,10 @@ fn single_values() {
     for (key, value) in bad {
         let problems = parse(&[(key, value)]).unwrap_err();
         assert_eq!(problems.0.len(), 1, "{key}={value}: {problems}");
-        assert_eq!((problems.0[0].key.as_str(), problems.0[0].value.as_str()), (key, value));
+        assert_eq!(
+            (problems.0[0].key.as_str(), problems.0[0].value.as_str()),
+            (key, value)
+        );
         assert!(!problems.0[0].allowed.is_empty() && !problems.0[0].reason.is_empty());
     }
     let good = [
@@ -140,8 +165,16 @@ fn single_values() {
     for (key, value) in good {
         assert!(parse(&[(key, value)]).is_ok(), "{key}={value}");
     }
-    let flags = |text| parse(&[("monitor-aggregation-flags", text)]).unwrap().0.monitor_flags;
-    assert_eq!((flags("syn,fin,rst"), flags("all"), flags("ack psh")), (0x07, 0xff, 0x18));
+    let flags = |text| {
+        parse(&[("monitor-aggregation-flags", text)])
+            .unwrap()
+            .0
+            .monitor_flags
+    };
+    assert_eq!(
+        (flags("syn,fin,rst"), flags("all"), flags("ack psh")),
+        (0x07, 0xff, 0x18)
+    );
     let devices = parse(&[("devices", "eth+ enp0s3")]).unwrap().0.devices;
     let matches = |name: &str| devices.iter().any(|pattern| pattern.matches(name));
     assert!(matches("eth0") && matches("enp0s3") && !matches("enp0s31") && !matches("wlan0"));
@@ -149,12 +182,23 @@ fn single_values() {
 
 #[test]
 fn unknown_keys_are_reported() {
-    let (_, warnings) = parse(&[("enable-ipv6-masquerad", "true"), ("my-own-key", "1"), ("hubble-anything", "x")]).unwrap();
+    let (_, warnings) = parse(&[
+        ("enable-ipv6-masquerad", "true"),
+        ("my-own-key", "1"),
+        ("hubble-anything", "x"),
+    ])
+    .unwrap();
     assert_eq!(
         warnings,
         [
-            Warning::Unknown { key: "enable-ipv6-masquerad".into(), nearest: Some("enable-ipv6-masquerade") },
-            Warning::Unknown { key: "my-own-key".into(), nearest: None },
+            Warning::Unknown {
+                key: "enable-ipv6-masquerad".into(),
+                nearest: Some("enable-ipv6-masquerade")
+            },
+            Warning::Unknown {
+                key: "my-own-key".into(),
+                nearest: None
+            },
         ]
     );
 }
@@ -189,11 +233,18 @@ fn sizes_of_tables() {
         let MapSizes { ct_tcp, ct_any } = parse(pairs).unwrap().0.map_sizes(memory);
         (ct_tcp, ct_any)
     };
-    assert_eq!(sizes(&[], GIB), (131_072, 65_536), "a small machine: not below the minimum");
+    assert_eq!(
+        sizes(&[], GIB),
+        (131_072, 65_536),
+        "a small machine: not below the minimum"
+    );
     let (tcp, any) = sizes(&[], 64 * GIB);
     assert!(tcp > 524_288 && tcp < 2_000_000 && any == tcp / 2, "{tcp} {any}");
     assert_eq!(sizes(&[], u64::MAX), (1 << 24, 1 << 24));
-    assert_eq!(sizes(&[("bpf-map-dynamic-size-ratio", "0")], 64 * GIB), (524_288, 262_144));
+    assert_eq!(
+        sizes(&[("bpf-map-dynamic-size-ratio", "0")], 64 * GIB),
+        (524_288, 262_144)
+    );
     assert_eq!(sizes(&[("bpf-ct-global-tcp-max", "2048")], 64 * GIB).0, 2048);
 }
 

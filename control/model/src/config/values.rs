@@ -15,7 +15,10 @@ const MIN_ENTRIES: u32 = 1 << 10;
 pub(super) const ALL_TCP_FLAGS: u8 = 0xff;
 
 fn refuse<T>(allowed: &'static str, reason: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { allowed, reason: reason.into() })
+    Err(Refusal {
+        allowed,
+        reason: reason.into(),
+    })
 }
 
 /// The spellings of Go's `strconv.ParseBool`.
@@ -39,7 +42,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         let seconds = match unit {
             "ns" => 1e-9,
@@ -72,7 +77,10 @@ pub(super) fn cluster_name(text: &str) -> Result<String, Refusal> {
     if text.len() <= 32 && text.chars().all(inner) && edge(text.chars().next()) && edge(text.chars().last()) {
         Ok(text.to_owned())
     } else {
-        refuse("at most 32 lower-case letters, digits and hyphens, starting and ending without a hyphen", "not a cluster name")
+        refuse(
+            "at most 32 lower-case letters, digits and hyphens, starting and ending without a hyphen",
+            "not a cluster name",
+        )
     }
 }
 
@@ -109,7 +117,12 @@ pub(super) fn tcp_flags(text: &str) -> Result<u8, Refusal> {
             "urg" => 0x20,
             "ece" => 0x40,
             "cwr" => 0x80,
-            _ => return refuse("all, or a list of fin, syn, rst, psh, ack, urg, ece, cwr", format!("{name:?} is not a TCP flag")),
+            _ => {
+                return refuse(
+                    "all, or a list of fin, syn, rst, psh, ack, urg, ece, cwr",
+                    format!("{name:?} is not a TCP flag"),
+                );
+            }
         };
     }
     Ok(flags)
@@ -149,7 +162,10 @@ pub(super) fn mtu(text: &str) -> Result<Option<u32>, Refusal> {
 pub(super) fn listen_address(text: &str) -> Result<Option<SocketAddr>, Refusal> {
     const ALLOWED: &str = "[address]:port, such as :9962 or [::1]:9962";
     let parsed = match text.strip_prefix(':') {
-        Some(port) => port.parse().ok().map(|port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)),
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)),
         None => text.parse().ok(),
     };
     match parsed {
@@ -180,7 +196,8 @@ impl std::fmt::Display for DevicePattern {
 }
 
 pub(super) fn devices(text: &str) -> Result<Vec<DevicePattern>, Refusal> {
-    const ALLOWED: &str = "device names of at most 15 bytes, separated by spaces or commas; a trailing + is a wildcard";
+    const ALLOWED: &str =
+        "device names of at most 15 bytes, separated by spaces or commas; a trailing + is a wildcard";
     let names = text.split([',', ' ']).filter(|name| !name.is_empty());
     names
         .map(|name| {

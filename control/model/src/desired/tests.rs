@@ -21,7 +21,12 @@ fn addr(text: &str) -> Addr {
 fn local() -> LocalNode {
     LocalNode {
         name: "kind-control-plane".into(),
-        addresses: vec![ip("fc00:f853:ccd:e793::2"), ip("fe80::1"), ip("::1"), ip("172.18.0.2")],
+        addresses: vec![
+            ip("fc00:f853:ccd:e793::2"),
+            ip("fe80::1"),
+            ip("::1"),
+            ip("172.18.0.2"),
+        ],
         routers: vec![ip("fd00:10:244::1234")],
         pod_cidrs: vec![net("fd00:10:244::/64")],
         on_link: vec![net("fc00:f853:ccd:e793::/64")],
@@ -41,7 +46,9 @@ fn node(name: &str, ip_text: &str, cidr: &str) -> CiliumNode {
 
 fn worker() -> CiliumNode {
     let mut worker = node("kind-worker", "fc00:f853:ccd:e793::3", "fd00:10:244:1::/64");
-    worker.addresses.push((AddressType::CiliumInternalIP, ip("fd00:10:244:1::99")));
+    worker
+        .addresses
+        .push((AddressType::CiliumInternalIP, ip("fd00:10:244:1::99")));
     worker
 }
 
@@ -80,14 +87,21 @@ fn published(address: &str, node_ip: Option<&str>, identity: Option<u32>) -> Cil
 #[test]
 fn a_cluster_of_two_nodes() {
     let endpoints = [endpoint("fd00:10:244::6321")];
-    let nodes = [worker(), node("kind-control-plane", "fc00:f853:ccd:e793::2", "fd00:10:244::/64")];
+    let nodes = [
+        worker(),
+        node("kind-control-plane", "fc00:f853:ccd:e793::2", "fd00:10:244::/64"),
+    ];
     let ceps = [
         published("fd00:10:244:1::7c58", Some("fc00:f853:ccd:e793::3"), Some(301)),
         published("fd00:10:244::6321", Some("fc00:f853:ccd:e793::2"), Some(999)),
     ];
     let desired = desired(&local(), endpoints.iter(), nodes.iter(), ceps.iter());
 
-    let peer = |identity, node| Peer { identity, flags: 0, node };
+    let peer = |identity, node| Peer {
+        identity,
+        flags: 0,
+        node,
+    };
     let here = Addr::UNSPECIFIED;
     let ipcache = BTreeMap::from([
         (addr("fc00:f853:ccd:e793::2"), peer(1, here)),
@@ -95,35 +109,77 @@ fn a_cluster_of_two_nodes() {
         (addr("fc00:f853:ccd:e793::3"), peer(6, here)),
         (addr("fd00:10:244:1::99"), peer(6, here)),
         (addr("fd00:10:244::6321"), peer(300, here)),
-        (addr("fd00:10:244:1::7c58"), peer(301, addr("fc00:f853:ccd:e793::3"))),
+        (
+            addr("fd00:10:244:1::7c58"),
+            peer(301, addr("fc00:f853:ccd:e793::3")),
+        ),
     ]);
     assert_eq!(desired.ipcache, ipcache);
 
-    assert_eq!(desired.endpoints.len(), 3, "the pod, the node and the router; no link-local, loopback or IPv4 one");
+    assert_eq!(
+        desired.endpoints.len(),
+        3,
+        "the pod, the node and the router; no link-local, loopback or IPv4 one"
+    );
     let pod = desired.endpoints[&addr("fd00:10:244::6321")];
-    assert_eq!((pod.ifindex, pod.identity, pod.id, pod.flags, pod.mtu), (12, 300, 7, 0, 1500));
+    assert_eq!(
+        (pod.ifindex, pod.identity, pod.id, pod.flags, pod.mtu),
+        (12, 300, 7, 0, 1500)
+    );
     assert_eq!((pod.mac, pod.node_mac), ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]));
-    assert_eq!(desired.endpoints[&addr("fc00:f853:ccd:e793::2")].flags, abi::Endpoint::HOST);
+    assert_eq!(
+        desired.endpoints[&addr("fc00:f853:ccd:e793::2")].flags,
+        abi::Endpoint::HOST
+    );
     let router = desired.endpoints[&addr("fd00:10:244::1234")];
-    assert_eq!((router.flags, router.ifindex), (abi::Endpoint::HOST | abi::Endpoint::ROUTER, 0));
+    assert_eq!(
+        (router.flags, router.ifindex),
+        (abi::Endpoint::HOST | abi::Endpoint::ROUTER, 0)
+    );
 
-    assert_eq!(desired.routes, BTreeMap::from([(net("fd00:10:244:1::/64"), ip("fc00:f853:ccd:e793::3"))]));
+    assert_eq!(
+        desired.routes,
+        BTreeMap::from([(net("fd00:10:244:1::/64"), ip("fc00:f853:ccd:e793::3"))])
+    );
     assert_eq!(desired.problems, []);
 }
 
 #[test]
 fn what_becomes_of_published_endpoints() {
     let rows: [(&str, CiliumEndpoint, Option<u32>); 5] = [
-        ("without identity yet", published("fd00:10:244:1::1", Some("fc00:f853:ccd:e793::3"), None), Some(5)),
-        ("without a node", published("fd00:10:244:1::1", None, Some(300)), None),
-        ("our own, of a pod that is gone", published("fd00:10:244::1", Some("fc00:f853:ccd:e793::2"), Some(300)), None),
-        ("claims an address of our block", published("fd00:10:244::1", Some("fc00:f853:ccd:e793::3"), Some(300)), None),
-        ("claims a node's address", published("fc00:f853:ccd:e793::3", Some("fc00:f853:ccd:e793::9"), Some(300)), Some(6)),
+        (
+            "without identity yet",
+            published("fd00:10:244:1::1", Some("fc00:f853:ccd:e793::3"), None),
+            Some(5),
+        ),
+        (
+            "without a node",
+            published("fd00:10:244:1::1", None, Some(300)),
+            None,
+        ),
+        (
+            "our own, of a pod that is gone",
+            published("fd00:10:244::1", Some("fc00:f853:ccd:e793::2"), Some(300)),
+            None,
+        ),
+        (
+            "claims an address of our block",
+            published("fd00:10:244::1", Some("fc00:f853:ccd:e793::3"), Some(300)),
+            None,
+        ),
+        (
+            "claims a node's address",
+            published("fc00:f853:ccd:e793::3", Some("fc00:f853:ccd:e793::9"), Some(300)),
+            Some(6),
+        ),
     ];
     for (name, cep, expected) in rows {
         let nodes = [worker()];
         let desired = desired(&local(), [].iter(), nodes.iter(), [cep.clone()].iter());
-        let found = desired.ipcache.get(&to_abi(cep.addresses[0])).map(|peer| peer.identity);
+        let found = desired
+            .ipcache
+            .get(&to_abi(cep.addresses[0]))
+            .map(|peer| peer.identity);
         assert_eq!(found, expected, "{name}");
     }
 }
@@ -141,45 +197,98 @@ fn endpoints_are_served_from_their_interface_to_their_end() {
         (EndpointState::Invalid, 3, false),
     ];
     for (state, host_ifindex, served) in rows {
-        let endpoints = [Endpoint { state, host_ifindex, ..endpoint("fd00:10:244::5") }];
+        let endpoints = [Endpoint {
+            state,
+            host_ifindex,
+            ..endpoint("fd00:10:244::5")
+        }];
         let desired = desired(&local(), endpoints.iter(), [].iter(), [].iter());
-        assert_eq!(desired.endpoints.contains_key(&addr("fd00:10:244::5")), served, "{state} {host_ifindex}");
-        assert_eq!(desired.ipcache.contains_key(&addr("fd00:10:244::5")), served, "{state} {host_ifindex}");
+        assert_eq!(
+            desired.endpoints.contains_key(&addr("fd00:10:244::5")),
+            served,
+            "{state} {host_ifindex}"
+        );
+        assert_eq!(
+            desired.ipcache.contains_key(&addr("fd00:10:244::5")),
+            served,
+            "{state} {host_ifindex}"
+        );
     }
 }
+
+type Expected = fn(&RouteProblem) -> bool;
 
 #[test]
 fn routes_that_cannot_be() {
     let on_link = "fc00:f853:ccd:e793::9";
-    let rows: [(&str, CiliumNode, fn(&RouteProblem) -> bool); 6] = [
-        ("another segment", node("x", "2001:db8::1", "fd00:10:244:5::/64"), |p| matches!(p, RouteProblem::NotOnLink { .. })),
-        ("no address", CiliumNode { addresses: Vec::new(), ..node("x", on_link, "fd00:10:244:5::/64") }, |p| {
-            matches!(p, RouteProblem::NoAddress { .. })
+    let rows: [(&str, CiliumNode, Expected); 6] = [
+        (
+            "another segment",
+            node("x", "2001:db8::1", "fd00:10:244:5::/64"),
+            |p| matches!(p, RouteProblem::NotOnLink { .. }),
+        ),
+        (
+            "no address",
+            CiliumNode {
+                addresses: Vec::new(),
+                ..node("x", on_link, "fd00:10:244:5::/64")
+            },
+            |p| matches!(p, RouteProblem::NoAddress { .. }),
+        ),
+        ("our block", node("x", on_link, "fd00:10:244::/64"), |p| {
+            matches!(p, RouteProblem::Overlap { .. })
         }),
-        ("our block", node("x", on_link, "fd00:10:244::/64"), |p| matches!(p, RouteProblem::Overlap { .. })),
-        ("around our block", node("x", on_link, "fd00::/16"), |p| matches!(p, RouteProblem::Overlap { .. })),
-        ("everything", node("x", on_link, "::/0"), |p| matches!(p, RouteProblem::Overlap { .. })),
-        ("the nodes' network", node("x", on_link, "fc00:f853:ccd:e793::/64"), |p| matches!(p, RouteProblem::Overlap { .. })),
+        ("around our block", node("x", on_link, "fd00::/16"), |p| {
+            matches!(p, RouteProblem::Overlap { .. })
+        }),
+        ("everything", node("x", on_link, "::/0"), |p| {
+            matches!(p, RouteProblem::Overlap { .. })
+        }),
+        (
+            "the nodes' network",
+            node("x", on_link, "fc00:f853:ccd:e793::/64"),
+            |p| matches!(p, RouteProblem::Overlap { .. }),
+        ),
     ];
     for (name, other, is_expected) in rows {
         let desired = desired(&local(), [].iter(), [other].iter(), [].iter());
         assert_eq!(desired.routes, BTreeMap::new(), "{name}");
-        assert!(desired.problems.iter().all(is_expected) && desired.problems.len() == 1, "{name}: {:?}", desired.problems);
+        assert!(
+            desired.problems.iter().all(is_expected) && desired.problems.len() == 1,
+            "{name}: {:?}",
+            desired.problems
+        );
     }
     let v4 = node("x", "172.18.0.3", "10.244.1.0/24");
     let found = desired(&local(), [].iter(), [v4].iter(), [].iter());
-    assert_eq!((found.routes.len(), found.problems.len()), (0, 0), "a family that is off is no problem");
-    let off = LocalNode { direct_routes: false, ..local() };
-    assert_eq!(desired(&off, [].iter(), [worker()].iter(), [].iter()).routes, BTreeMap::new());
+    assert_eq!(
+        (found.routes.len(), found.problems.len()),
+        (0, 0),
+        "a family that is off is no problem"
+    );
+    let off = LocalNode {
+        direct_routes: false,
+        ..local()
+    };
+    assert_eq!(
+        desired(&off, [].iter(), [worker()].iter(), [].iter()).routes,
+        BTreeMap::new()
+    );
 }
 
 #[test]
 fn two_claims_to_one_block_do_not_depend_on_the_order() {
-    let (a, b) = (worker(), node("kind-worker2", "fc00:f853:ccd:e793::4", "fd00:10:244:1::/64"));
+    let (a, b) = (
+        worker(),
+        node("kind-worker2", "fc00:f853:ccd:e793::4", "fd00:10:244:1::/64"),
+    );
     let one = desired(&local(), [].iter(), [a.clone(), b.clone()].iter(), [].iter());
     let other = desired(&local(), [].iter(), [b, a].iter(), [].iter());
     assert_eq!(one, other);
-    assert_eq!(one.routes[&net("fd00:10:244:1::/64")], ip("fc00:f853:ccd:e793::3"));
+    assert_eq!(
+        one.routes[&net("fd00:10:244:1::/64")],
+        ip("fc00:f853:ccd:e793::3")
+    );
     assert_eq!(one.problems.len(), 1);
 }
 

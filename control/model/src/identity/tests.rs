@@ -7,7 +7,11 @@ fn labels(text: &str) -> Labels {
 }
 
 fn object(number: u32, text: &str, created: i64) -> CiliumIdentity {
-    CiliumIdentity { identity: Identity(number), labels: labels(text), created }
+    CiliumIdentity {
+        identity: Identity(number),
+        labels: labels(text),
+        created,
+    }
 }
 
 #[test]
@@ -26,29 +30,63 @@ fn reserved_names_go_both_ways() {
 #[test]
 fn duplicates_resolve_to_the_oldest_then_the_lowest() {
     let rows: [(&str, &[CiliumIdentity], u32); 3] = [
-        ("oldest", &[object(300, "k8s:a=b", 20), object(900, "k8s:a=b", 10)], 900),
-        ("lowest of the same age", &[object(301, "k8s:a=b", 10), object(300, "k8s:a=b", 10)], 300),
-        ("the only one", &[object(500, "k8s:a=b", 0), object(300, "k8s:a=c", 0)], 500),
+        (
+            "oldest",
+            &[object(300, "k8s:a=b", 20), object(900, "k8s:a=b", 10)],
+            900,
+        ),
+        (
+            "lowest of the same age",
+            &[object(301, "k8s:a=b", 10), object(300, "k8s:a=b", 10)],
+            300,
+        ),
+        (
+            "the only one",
+            &[object(500, "k8s:a=b", 0), object(300, "k8s:a=c", 0)],
+            500,
+        ),
     ];
     for (name, objects, expected) in rows {
         let mut index = IdentityIndex::new();
         for object in objects.iter().rev() {
             assert!(index.upsert(object.clone()), "{name}");
         }
-        assert_eq!(index.lookup(&labels("k8s:a=b")), Some(Identity(expected)), "{name}");
-        assert!(!index.upsert(objects[0].clone()), "{name}: the same again changes nothing");
+        assert_eq!(
+            index.lookup(&labels("k8s:a=b")),
+            Some(Identity(expected)),
+            "{name}"
+        );
+        assert!(
+            !index.upsert(objects[0].clone()),
+            "{name}: the same again changes nothing"
+        );
     }
 }
 
 #[test]
 fn losing_a_race_for_a_number_chooses_another() {
     let mut index = IdentityIndex::new();
-    let Ok(Allocation::Create(first)) = index.allocate(&labels("k8s:a=b"), 7) else { panic!("a free number") };
-    index.upsert(CiliumIdentity { identity: first, labels: labels("k8s:other=1"), created: 1 });
-    let Ok(Allocation::Create(second)) = index.allocate(&labels("k8s:a=b"), 7) else { panic!("a free number") };
+    let Ok(Allocation::Create(first)) = index.allocate(&labels("k8s:a=b"), 7) else {
+        panic!("a free number")
+    };
+    index.upsert(CiliumIdentity {
+        identity: first,
+        labels: labels("k8s:other=1"),
+        created: 1,
+    });
+    let Ok(Allocation::Create(second)) = index.allocate(&labels("k8s:a=b"), 7) else {
+        panic!("a free number")
+    };
     assert_ne!(first, second);
-    index.upsert(CiliumIdentity { identity: second, labels: labels("k8s:a=b"), created: 1 });
-    assert_eq!(index.allocate(&labels("k8s:a=b"), 99), Ok(Allocation::Existing(second)));
+    index.upsert(CiliumIdentity {
+        identity: second,
+        labels: labels("k8s:a=b"),
+        created: 1,
+    });
+    assert_eq!(
+        index.allocate(&labels("k8s:a=b"), 99),
+        Ok(Allocation::Existing(second))
+    );
 }
 
 #[test]
@@ -57,10 +95,19 @@ fn a_full_range_is_an_error_with_the_count() {
     for number in Identity::MIN.0..=Identity::MAX.0 {
         index.upsert(object(number, &format!("k8s:n={number}"), 0));
     }
-    assert_eq!(index.allocate(&labels("k8s:a=b"), 1), Err(AllocationError::Exhausted { in_use: 65280 }));
-    assert_eq!(index.allocate(&Labels::default(), 1), Err(AllocationError::NoLabels));
+    assert_eq!(
+        index.allocate(&labels("k8s:a=b"), 1),
+        Err(AllocationError::Exhausted { in_use: 65280 })
+    );
+    assert_eq!(
+        index.allocate(&Labels::default(), 1),
+        Err(AllocationError::NoLabels)
+    );
     index.remove(Identity(4711));
-    assert_eq!(index.allocate(&labels("k8s:a=b"), u64::MAX), Ok(Allocation::Create(Identity(4711))));
+    assert_eq!(
+        index.allocate(&labels("k8s:a=b"), u64::MAX),
+        Ok(Allocation::Create(Identity(4711)))
+    );
 }
 
 proptest! {

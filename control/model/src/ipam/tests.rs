@@ -37,7 +37,13 @@ fn capacities() {
         assert_eq!(ipam(&[net]).usage(at(0))[0].capacity, capacity, "{net}");
     }
     for net in ["fd00::/127", "fd00::/128", "10.0.0.0/31", "10.0.0.0/32"] {
-        assert!(matches!(Ipam::new(&nets(&[net]), COOL_DOWN), Err(BlockError::TooSmall { .. })), "{net}");
+        assert!(
+            matches!(
+                Ipam::new(&nets(&[net]), COOL_DOWN),
+                Err(BlockError::TooSmall { .. })
+            ),
+            "{net}"
+        );
     }
     let overlap = Ipam::new(&nets(&["fd00::/64", "10.0.0.0/24", "fd00::/112"]), COOL_DOWN);
     assert!(matches!(overlap, Err(BlockError::Overlap { .. })));
@@ -50,7 +56,10 @@ fn first_and_last_are_never_handed_out() {
         let family = Family::of(ipam.blocks().next().unwrap().addr());
         let mut given = BTreeSet::new();
         for number in 0..6 {
-            given.insert(ipam.allocate(family, owner(number), number as u64 * 7, at(0)).unwrap());
+            given.insert(
+                ipam.allocate(family, owner(number), number as u64 * 7, at(0))
+                    .unwrap(),
+            );
         }
         let block: IpNet = net.parse().unwrap();
         assert_eq!(given.len(), 6);
@@ -61,7 +70,13 @@ fn first_and_last_are_never_handed_out() {
         assert!(!given.contains(&block.network()) && !given.contains(&last));
         assert_eq!(
             ipam.allocate(family, owner(9), 3, at(1)),
-            Err(AllocateError::Full { family, used: 6, resting: 0, capacity: 6, cool_down_secs: 60 })
+            Err(AllocateError::Full {
+                family,
+                used: 6,
+                resting: 0,
+                capacity: 6,
+                cool_down_secs: 60
+            })
         );
     }
 }
@@ -83,12 +98,30 @@ fn released_addresses_rest() {
     let first = ipam.allocate(Family::V6, owner(0), 0, at(100)).unwrap();
     let second = ipam.allocate(Family::V6, owner(1), 0, at(100)).unwrap();
     assert_eq!(ipam.release(first, at(100)), Some(owner(0)));
-    assert_eq!(ipam.release(first, at(101)), None, "a second release changes nothing");
-    let full = AllocateError::Full { family: Family::V6, used: 1, resting: 1, capacity: 2, cool_down_secs: 60 };
+    assert_eq!(
+        ipam.release(first, at(101)),
+        None,
+        "a second release changes nothing"
+    );
+    let full = AllocateError::Full {
+        family: Family::V6,
+        used: 1,
+        resting: 1,
+        capacity: 2,
+        cool_down_secs: 60,
+    };
     assert_eq!(ipam.allocate(Family::V6, owner(2), 0, at(159)), Err(full));
     assert_eq!(ipam.allocate(Family::V6, owner(2), 0, at(160)), Ok(first));
     assert_eq!(ipam.release_owner(&owner(1), at(200)), [second]);
-    assert_eq!(ipam.usage(at(200))[0], Usage { block: "fd00::/126".parse().unwrap(), used: 1, resting: 1, capacity: 2 });
+    assert_eq!(
+        ipam.usage(at(200))[0],
+        Usage {
+            block: "fd00::/126".parse().unwrap(),
+            used: 1,
+            resting: 1,
+            capacity: 2
+        }
+    );
     assert_eq!(ipam.usage(at(260))[0].resting, 0);
 }
 
@@ -99,8 +132,14 @@ fn a_clock_that_is_set_back_does_not_lose_addresses() {
         ipam.allocate(Family::V6, owner(number), 0, at(10_000)).unwrap();
         ipam.release_owner(&owner(number), at(10_000));
     }
-    assert!(ipam.allocate(Family::V6, owner(3), 0, at(9_990)).is_err(), "a small step: it still rests");
-    assert!(ipam.allocate(Family::V6, owner(3), 0, at(1_000)).is_ok(), "a large step: the time says nothing");
+    assert!(
+        ipam.allocate(Family::V6, owner(3), 0, at(9_990)).is_err(),
+        "a small step: it still rests"
+    );
+    assert!(
+        ipam.allocate(Family::V6, owner(3), 0, at(1_000)).is_ok(),
+        "a large step: the time says nothing"
+    );
 }
 
 #[test]
@@ -109,10 +148,26 @@ fn reservations() {
     let addr: IpAddr = "fd00:10:244::6321".parse().unwrap();
     ipam.reserve(addr, Owner::Router).unwrap();
     ipam.reserve(addr, Owner::Router).unwrap();
-    assert_eq!(ipam.reserve(addr, owner(0)), Err(ReserveError::InUse { addr, owner: Owner::Router }));
-    for outside in ["fd00:10:244::", "fd00:10:244:0:1::", "fd00:10:244::ffff", "fd00:10:245::1", "10.0.0.1"] {
+    assert_eq!(
+        ipam.reserve(addr, owner(0)),
+        Err(ReserveError::InUse {
+            addr,
+            owner: Owner::Router
+        })
+    );
+    for outside in [
+        "fd00:10:244::",
+        "fd00:10:244:0:1::",
+        "fd00:10:244::ffff",
+        "fd00:10:245::1",
+        "10.0.0.1",
+    ] {
         let addr: IpAddr = outside.parse().unwrap();
-        assert_eq!(ipam.reserve(addr, owner(0)), Err(ReserveError::OutsideOfBlocks { addr }), "{outside}");
+        assert_eq!(
+            ipam.reserve(addr, owner(0)),
+            Err(ReserveError::OutsideOfBlocks { addr }),
+            "{outside}"
+        );
     }
     ipam.release(addr, at(0));
     ipam.reserve(addr, owner(0)).unwrap();
@@ -132,7 +187,10 @@ fn blocks_can_change_under_the_pods() {
     let restored = Ipam::restore(&ipam.snapshot()).unwrap();
     assert_eq!(restored, ipam);
     ipam.release(old, at(1));
-    assert!(ipam.snapshot().resting.is_empty(), "an address of no block does not rest");
+    assert!(
+        ipam.snapshot().resting.is_empty(),
+        "an address of no block does not rest"
+    );
 }
 
 #[test]
@@ -145,21 +203,43 @@ fn snapshots_that_contradict_themselves_are_refused() {
         resting: Vec::new(),
     };
     assert!(Ipam::restore(&good).is_ok());
-    let twice = Snapshot { used: vec![(addr, Owner::Router), (addr, owner(1))], ..good.clone() };
+    let twice = Snapshot {
+        used: vec![(addr, Owner::Router), (addr, owner(1))],
+        ..good.clone()
+    };
     assert_eq!(Ipam::restore(&twice), Err(RestoreError::Duplicate { addr }));
-    let both = Snapshot { resting: vec![(addr, at(0))], ..good.clone() };
+    let both = Snapshot {
+        resting: vec![(addr, at(0))],
+        ..good.clone()
+    };
     assert_eq!(Ipam::restore(&both), Err(RestoreError::Duplicate { addr }));
-    let small = Snapshot { blocks: nets(&["fd00::/128"]), ..good };
+    let small = Snapshot {
+        blocks: nets(&["fd00::/128"]),
+        ..good
+    };
     assert!(matches!(Ipam::restore(&small), Err(RestoreError::Block(_))));
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Allocate { family: Family, owner: usize, random: u64 },
-    Release { nth: usize },
-    ReleaseOwner { owner: usize },
-    Reserve { offset: u8, owner: usize },
-    Wait { seconds: u64 },
+    Allocate {
+        family: Family,
+        owner: usize,
+        random: u64,
+    },
+    Release {
+        nth: usize,
+    },
+    ReleaseOwner {
+        owner: usize,
+    },
+    Reserve {
+        offset: u8,
+        owner: usize,
+    },
+    Wait {
+        seconds: u64,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

@@ -72,11 +72,19 @@ impl Rule {
             None => (false, pattern),
         };
         if pattern.is_empty() {
-            return Err(FilterError::Empty { rule: text.to_owned() });
+            return Err(FilterError::Empty {
+                rule: text.to_owned(),
+            });
         }
-        let pattern =
-            Regex::new(pattern).map_err(|source| FilterError::Pattern { rule: text.to_owned(), source })?;
-        Ok(Self { exclude, source: source.map(str::to_owned), pattern })
+        let pattern = Regex::new(pattern).map_err(|source| FilterError::Pattern {
+            rule: text.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            exclude,
+            source: source.map(str::to_owned),
+            pattern,
+        })
     }
 
     /// Length of the match at the start of the key.
@@ -84,7 +92,10 @@ impl Rule {
         if self.source.as_deref().is_some_and(|wanted| wanted != source) {
             return None;
         }
-        self.pattern.find(key).filter(|found| found.start() == 0).map(|found| found.end())
+        self.pattern
+            .find(key)
+            .filter(|found| found.start() == 0)
+            .map(|found| found.end())
     }
 }
 
@@ -101,8 +112,14 @@ impl LabelFilter {
     /// # Errors
     /// When a rule has no pattern or one that is no regular expression.
     pub fn new(custom: &str) -> Result<Self, FilterError> {
-        let mut rules = DEFAULT_RULES.iter().map(|rule| Rule::parse(rule)).collect::<Result<Vec<_>, _>>()?;
-        let custom = custom.split_whitespace().map(Rule::parse).collect::<Result<Vec<_>, _>>()?;
+        let mut rules = DEFAULT_RULES
+            .iter()
+            .map(|rule| Rule::parse(rule))
+            .collect::<Result<Vec<_>, _>>()?;
+        let custom = custom
+            .split_whitespace()
+            .map(Rule::parse)
+            .collect::<Result<Vec<_>, _>>()?;
         let only_included = custom.iter().any(|rule| !rule.exclude);
         rules.extend(custom);
         Ok(Self { rules, only_included })
@@ -123,7 +140,10 @@ impl LabelFilter {
 
     fn admits_key(&self, source: &str, key: &str) -> bool {
         let lengths = |exclude| {
-            self.rules.iter().filter(move |rule| rule.exclude == exclude).filter_map(|rule| rule.matches(source, key))
+            self.rules
+                .iter()
+                .filter(move |rule| rule.exclude == exclude)
+                .filter_map(|rule| rule.matches(source, key))
         };
         let included = lengths(false).max();
         let excluded = lengths(true).min();

@@ -33,7 +33,10 @@ fn the_default_filter() {
         ("k8s:io.kubernetes.pod.namespace=default", true),
         ("k8s:io.kubernetes.pod.name=client", false),
         ("k8s:io.kubernetes.container.hash=1", false),
-        ("k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=default", true),
+        (
+            "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=default",
+            true,
+        ),
         ("k8s:io.cilium.k8s.policy.cluster=kind-kind", true),
         ("k8s:io.cilium.k8s.policy.serviceaccount=default", true),
         ("k8s:app.kubernetes.io/name=x", true),
@@ -64,19 +67,53 @@ fn the_default_filter() {
 #[test]
 fn custom_rules() {
     let rows = [
-        ("an including rule shuts out the rest", "k8s:app", "k8s:app=x", true),
-        ("an including rule shuts out the rest", "k8s:app", "k8s:tier=x", false),
-        ("the defaults stay", "k8s:app", "k8s:io.kubernetes.pod.namespace=x", true),
-        ("an excluding rule only removes", "k8s:!version", "k8s:version=1", false),
-        ("an excluding rule only removes", "k8s:!version", "k8s:app=x", true),
+        (
+            "an including rule shuts out the rest",
+            "k8s:app",
+            "k8s:app=x",
+            true,
+        ),
+        (
+            "an including rule shuts out the rest",
+            "k8s:app",
+            "k8s:tier=x",
+            false,
+        ),
+        (
+            "the defaults stay",
+            "k8s:app",
+            "k8s:io.kubernetes.pod.namespace=x",
+            true,
+        ),
+        (
+            "an excluding rule only removes",
+            "k8s:!version",
+            "k8s:version=1",
+            false,
+        ),
+        (
+            "an excluding rule only removes",
+            "k8s:!version",
+            "k8s:app=x",
+            true,
+        ),
         ("the source counts", "any:!app", "k8s:app=x", true),
         ("patterns match at the start", "!app", "k8s:my-app=x", true),
         ("anchors work", "k8s:^app$", "k8s:apple=x", false),
-        ("the longer inclusion wins", "!foo k8s:foo.bar", "k8s:foo.bar=x", true),
+        (
+            "the longer inclusion wins",
+            "!foo k8s:foo.bar",
+            "k8s:foo.bar=x",
+            true,
+        ),
         ("several, separated by space", "k8s:a  k8s:b", "k8s:b=x", true),
     ];
     for (name, custom, text, admitted) in rows {
-        assert_eq!(filter(custom).admits(&Label::parse(text)), admitted, "{name}: {custom} {text}");
+        assert_eq!(
+            filter(custom).admits(&Label::parse(text)),
+            admitted,
+            "{name}: {custom} {text}"
+        );
     }
     for bad in ["k8s:", "!", "k8s:(", "k8s:!"] {
         assert!(LabelFilter::new(bad).is_err(), "{bad}");
@@ -85,7 +122,12 @@ fn custom_rules() {
 
 #[test]
 fn a_pods_identity_labels() {
-    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let map = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    };
     let pod = Pod {
         name: ObjectName::new("default", "client"),
         labels: map(&[
@@ -98,8 +140,10 @@ fn a_pods_identity_labels() {
         ]),
         ..Pod::default()
     };
-    let namespace =
-        Namespace { name: "default".into(), labels: map(&[("kubernetes.io/metadata.name", "default")]) };
+    let namespace = Namespace {
+        name: "default".into(),
+        labels: map(&[("kubernetes.io/metadata.name", "default")]),
+    };
     let labels = Labels::of_pod(&pod, &namespace, "kind-kind", &filter(""));
     assert_eq!(
         labels.to_strings(),
@@ -111,7 +155,10 @@ fn a_pods_identity_labels() {
         ],
         "labels that a pod gives itself never stand for its namespace or service account"
     );
-    let pod = Pod { service_account: "default".into(), ..pod };
+    let pod = Pod {
+        service_account: "default".into(),
+        ..pod
+    };
     let labels = Labels::of_pod(&pod, &namespace, "kind-kind", &filter(""));
     assert_eq!(labels.get(K8S, POLICY_SERVICE_ACCOUNT), Some("default"));
     assert_eq!(labels.namespace(), Some("default"));

@@ -26,7 +26,11 @@ fn endpoint(id: u16) -> Endpoint {
         mtu: 1500,
         labels: Labels::parse(["k8s:app=client"]),
         identity: Identity(300),
-        named_ports: vec![NamedPort { name: "http".into(), port: 80, protocol: "TCP".into() }],
+        named_ports: vec![NamedPort {
+            name: "http".into(),
+            port: 80,
+            protocol: "TCP".into(),
+        }],
         service_account: "default".into(),
     }
 }
@@ -34,8 +38,12 @@ fn endpoint(id: u16) -> Endpoint {
 fn state() -> AgentState {
     let mut ipam = Ipam::new(&["fd00:10:244::/64".parse().unwrap()], Duration::from_secs(60)).unwrap();
     let now = Duration::from_millis(1_700_000_000_123);
-    let router = ipam.allocate(Family::V6, crate::ipam::Owner::Router, 4, now).unwrap();
-    let old = ipam.allocate(Family::V6, crate::ipam::Owner::container("gone", "eth0"), 9, now).unwrap();
+    let router = ipam
+        .allocate(Family::V6, crate::ipam::Owner::Router, 4, now)
+        .unwrap();
+    let old = ipam
+        .allocate(Family::V6, crate::ipam::Owner::container("gone", "eth0"), 9, now)
+        .unwrap();
     ipam.release(old, now);
     AgentState {
         node: "kind-worker".into(),
@@ -53,21 +61,43 @@ fn what_is_written_is_read() {
     assert_eq!(ipam.snapshot(), state.ipam);
 }
 
+type Expected = fn(&DecodeError) -> bool;
+
 #[test]
 fn bad_files_are_named_for_what_they_are() {
     let good = String::from_utf8(state().encode().unwrap()).unwrap();
-    let rows: [(&str, String, fn(&DecodeError) -> bool); 7] = [
+    let rows: [(&str, String, Expected); 7] = [
         ("empty", String::new(), |e| matches!(e, DecodeError::Corrupt(_))),
-        ("garbage", "\u{0}\u{1}".into(), |e| matches!(e, DecodeError::Corrupt(_))),
-        ("cut off", good[..good.len() / 2].into(), |e| matches!(e, DecodeError::Corrupt(_))),
-        ("newer", good.replacen("\"version\": 1", "\"version\": 2", 1), |e| matches!(e, DecodeError::Version { found: 2 })),
-        ("newer and different", "{\"version\": 9, \"agent\": {}}".into(), |e| matches!(e, DecodeError::Version { found: 9 })),
-        ("an endpoint twice", good.replacen("\"id\": 2", "\"id\": 1", 1), |e| matches!(e, DecodeError::DuplicateEndpoint { .. })),
-        ("an address twice", {
-            let mut state = state();
-            state.ipam.used.push(state.ipam.used[0].clone());
-            String::from_utf8(state.encode().unwrap()).unwrap()
-        }, |e| matches!(e, DecodeError::Ipam(_))),
+        ("garbage", "\u{0}\u{1}".into(), |e| {
+            matches!(e, DecodeError::Corrupt(_))
+        }),
+        ("cut off", good[..good.len() / 2].into(), |e| {
+            matches!(e, DecodeError::Corrupt(_))
+        }),
+        (
+            "newer",
+            good.replacen("\"version\": 1", "\"version\": 2", 1),
+            |e| matches!(e, DecodeError::Version { found: 2 }),
+        ),
+        (
+            "newer and different",
+            "{\"version\": 9, \"agent\": {}}".into(),
+            |e| matches!(e, DecodeError::Version { found: 9 }),
+        ),
+        (
+            "an endpoint twice",
+            good.replacen("\"id\": 2", "\"id\": 1", 1),
+            |e| matches!(e, DecodeError::DuplicateEndpoint { .. }),
+        ),
+        (
+            "an address twice",
+            {
+                let mut state = state();
+                state.ipam.used.push(state.ipam.used[0].clone());
+                String::from_utf8(state.encode().unwrap()).unwrap()
+            },
+            |e| matches!(e, DecodeError::Ipam(_)),
+        ),
     ];
     for (name, text, is_expected) in rows {
         let error = AgentState::decode(text.as_bytes()).unwrap_err();

@@ -14,7 +14,9 @@ START = ["Pod", "Node", "Namespace", "Service", "Endpoints", "ConfigMap", "Secre
          "Deployment", "ReplicaSet", "DaemonSet", "Lease", "EndpointSlice", "events.v1.Event", "Role", "RoleBinding",
          "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "PriorityClass", "NetworkPolicy",
          "PodDisruptionBudget", "RuntimeClass", "autoscaling.v1.Scale", "Binding", "Eviction", "TokenRequest",
-         "DeleteOptions", "Status"]
+         "DeleteOptions", "Status",
+         "SelfSubjectAccessReview", "SelfSubjectReview", "SubjectAccessReview", "LocalSubjectAccessReview",
+         "SelfSubjectRulesReview", "TokenReview"]
 SCALARS = {"std::string::String": "string", "bool": "boolean", "i32": "int32", "i64": "int64", "f64": "number",
            "crate::ByteString": "bytes", "serde_json::Value": "any"}
 SPECIAL = {"Time": "time", "MicroTime": "microtime", "IntOrString": "intorstring", "Quantity": "quantity",

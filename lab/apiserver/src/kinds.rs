@@ -108,10 +108,6 @@ impl Kind {
     fn new(api_version: &str, kind: &str, plural: &str, short: &[&str]) -> Self {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let storage = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
-        let named = match (group, kind) {
-            ("events.k8s.io", "Event") => "events.v1.Event",
-            _ => kind,
-        };
         // Every row names a type of the table: `tests::every_kind_has_fields`.
         static EMPTY: TypeDef =
             TypeDef { name: "", definition: "", fields: std::collections::BTreeMap::new() };
@@ -126,7 +122,7 @@ impl Kind {
             categories: Vec::new(),
             namespaced: true,
             storage,
-            fields: Fields::Builtin(schema::find(named).unwrap_or(&EMPTY)),
+            fields: Fields::Builtin(schema::of_kind(api_version, kind).unwrap_or(&EMPTY)),
             printer: printers::plain(),
             selectable: Vec::new(),
             status: false,

@@ -33,6 +33,7 @@ mod openapi;
 mod patch;
 mod pki;
 mod printers;
+mod protobuf;
 mod proxy;
 mod quantity;
 mod registry;

@@ -96,6 +96,13 @@ pub(crate) fn find(name: &str) -> Option<&'static TypeDef> {
     all().get(name)
 }
 
+/// Looks the type of a kind up. Kinds that share their name are told apart by their group.
+pub(crate) fn of_kind(api_version: &str, kind: &str) -> Option<&'static TypeDef> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let group = group.split('.').next().unwrap_or_default();
+    find(&format!("{group}.{version}.{kind}")).or_else(|| find(kind))
+}
+
 /// All types by short name.
 pub(crate) fn all() -> &'static BTreeMap<&'static str, TypeDef> {
     static ALL: OnceLock<BTreeMap<&'static str, TypeDef>> = OnceLock::new();

@@ -47,8 +47,7 @@ pub(super) fn merge(def: Option<&'static TypeDef>, target: &mut Value, patch: &V
             }
             continue;
         }
-        let order = patch.get(&format!("{ORDER}{key}"));
-        member(def, map, key, value, order)?;
+        member(def, map, key, value)?;
     }
     // An order may come without elements to change.
     for (key, order) in patch {
@@ -66,7 +65,6 @@ fn member(
     map: &mut Map<String, Value>,
     key: &str,
     value: &Value,
-    order: Option<&Value>,
 ) -> Result<(), Status> {
     let inner = def.and_then(|d| d.member(key));
     match value {
@@ -74,8 +72,6 @@ fn member(
             map.remove(key);
         }
         Value::Object(_) => {
-            // The order of elements only matters for lists.
-            debug_assert!(order.is_none());
             let place = map.entry(key).or_insert_with(|| Value::Object(Map::new()));
             merge(inner, place, value)?;
         }

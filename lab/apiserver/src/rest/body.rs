@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Query;
 use crate::api::PatchKind;
+use crate::protobuf;
 use crate::status::Status;
 
 /// Largest body, that of the real server.
@@ -16,7 +17,8 @@ pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
 /// Longest wait for a body.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
-const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
+const OBJECT_TYPES: &[&str] =
+    &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -43,6 +45,7 @@ fn parse(bytes: &[u8], media_type: &str) -> Result<Value, Status> {
         "" | "application/json" => serde_json::from_slice(bytes)
             .map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))),
         "application/yaml" => yaml(bytes),
+        "application/vnd.kubernetes.protobuf" if protobuf::is(bytes) => protobuf::decode(bytes),
         _ => Err(Status::unsupported_media_type(OBJECT_TYPES)),
     }
 }
@@ -65,10 +68,6 @@ pub(super) async fn object(request: Request<Incoming>) -> Result<Value, Status> 
         return Err(Status::unsupported_media_type(OBJECT_TYPES));
     }
     let bytes = read(request.into_body()).await?;
-    // A protobuf envelope under another name.
-    if bytes.starts_with(b"k8s\0") {
-        return Err(Status::unsupported_media_type(OBJECT_TYPES));
-    }
     parse(&bytes, &media_type)
 }
 

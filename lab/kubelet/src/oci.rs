@@ -18,6 +18,8 @@ pub(crate) struct Blueprint {
     pub(crate) no_new_privileges: bool,
     pub(crate) add_capabilities: Vec<String>,
     pub(crate) drop_capabilities: Vec<String>,
+    /// Capabilities that this process may not hand on, as bits: the runtime would fail on them.
+    pub(crate) denied_capabilities: u64,
     pub(crate) hostname: String,
     /// The pod's network namespace; `None` is the node's.
     pub(crate) netns: Option<String>,
@@ -66,7 +68,7 @@ const DEFAULT_CAPABILITIES: &[&str] = &[
     "AUDIT_WRITE",
 ];
 
-/// All of Linux 6.18 (capability.h).
+/// All of Linux 6.18 (capability.h), in the order of their numbers.
 const ALL_CAPABILITIES: &[&str] = &[
     "CHOWN",
     "DAC_OVERRIDE",
@@ -178,7 +180,6 @@ pub(crate) fn config(blueprint: &Blueprint) -> Value {
             },
             "noNewPrivileges": blueprint.no_new_privileges,
             "oomScoreAdj": blueprint.oom_score_adj,
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 65536, "hard": 65536}],
         },
         "root": {"path": blueprint.rootfs, "readonly": blueprint.read_only},
         "hostname": blueprint.hostname,
@@ -221,7 +222,14 @@ fn capabilities(blueprint: &Blueprint) -> Vec<String> {
         set.sort_unstable();
         set.dedup();
     }
-    set.into_iter().map(|name| format!("CAP_{name}")).collect()
+    let denied = |name: &str| {
+        let number = ALL_CAPABILITIES.iter().position(|known| *known == name);
+        number.is_some_and(|number| blueprint.denied_capabilities >> number & 1 == 1)
+    };
+    set.into_iter()
+        .filter(|name| !denied(name))
+        .map(|name| format!("CAP_{name}"))
+        .collect()
 }
 
 fn mounts(blueprint: &Blueprint) -> Vec<Value> {
@@ -372,6 +380,11 @@ mod tests {
             ..Blueprint::default()
         };
         assert_eq!(capabilities(&privileged).len(), ALL_CAPABILITIES.len());
+        let denied = Blueprint {
+            denied_capabilities: 1 << 24,
+            ..privileged
+        };
+        assert!(!capabilities(&denied).contains(&"CAP_SYS_RESOURCE".to_owned()));
     }
 
     #[test]

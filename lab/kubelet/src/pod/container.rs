@@ -380,6 +380,7 @@ fn blueprint(request: &Start<'_>, env: Env) -> Result<Blueprint, StartError> {
         no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged,
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
+        denied_capabilities: denied_capabilities(),
         hostname: hostname(context, pod, spec),
         netns: if host_network {
             None
@@ -395,6 +396,15 @@ fn blueprint(request: &Start<'_>, env: Env) -> Result<Blueprint, StartError> {
         },
         oom_score_adj: 0,
     })
+}
+
+/// What our own bounding set lacks: in a virtual machine or a container root has not always everything.
+fn denied_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    bounding
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .map_or(0, |mask| !mask)
 }
 
 /// A path inside a volume; missing directories are made, links that lead out are refused.

@@ -848,6 +848,13 @@ impl Worker {
     /// A pod that runs inside the lab: Running as long as its object is there.
     async fn report_only(mut self) {
         let spec = self.spec();
+        // What runs in the lab's own process uses the node's network: no namespace of its own.
+        self.state.sandbox = Some(super::state::Sandbox {
+            id: self.uid.clone(),
+            netns: None,
+            addresses: Vec::new(),
+            attached: None,
+        });
         for container in &spec.containers {
             let unit = Unit {
                 attempt: Some(0),

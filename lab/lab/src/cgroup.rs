@@ -25,7 +25,9 @@ impl Cgroups {
     /// # Errors
     /// This machine has no unified hierarchy.
     pub(crate) fn of(cluster: &str) -> anyhow::Result<Self> {
-        Ok(Self { root: mounts::cgroup2_mount()?.join(format!("seta-{cluster}")) })
+        Ok(Self {
+            root: mounts::cgroup2_mount()?.join(format!("seta-{cluster}")),
+        })
     }
 
     /// The group that holds all of them.
@@ -61,7 +63,9 @@ impl Cgroups {
         if !self.root.exists() {
             return Ok(());
         }
-        if !poll_until(patience, || kill_all(&self.root).map(|()| !is_populated(&self.root)))? {
+        if !poll_until(patience, || {
+            kill_all(&self.root).map(|()| !is_populated(&self.root))
+        })? {
             bail!("processes in {} do not end", self.root.display());
         }
         remove_tree(&self.root).with_context(|| format!("cannot remove {}", self.root.display()))
@@ -78,7 +82,9 @@ pub(crate) fn create(group: &Path) -> anyhow::Result<()> {
 
 /// Lets the children of `group` use every controller that `group` has. A group that does so must hold no process.
 pub(crate) fn delegate_controllers(group: &Path) {
-    let Ok(controllers) = fs::read_to_string(group.join("cgroup.controllers")) else { return };
+    let Ok(controllers) = fs::read_to_string(group.join("cgroup.controllers")) else {
+        return;
+    };
     for controller in controllers.split_ascii_whitespace() {
         // One by one and best effort: limits on pods are a nicety, and some controllers refuse for their own reasons.
         if let Err(error) = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}")) {

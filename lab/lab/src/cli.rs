@@ -241,7 +241,15 @@ mod tests {
         for (text, seconds) in [("0", 0), ("90", 90), ("90s", 90), ("2m", 120), ("1h", 3600)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for bad in ["", "s", "-1", "1d", "1.5s", "99999999999999999999h", "18446744073709551615h"] {
+        for bad in [
+            "",
+            "s",
+            "-1",
+            "1d",
+            "1.5s",
+            "99999999999999999999h",
+            "18446744073709551615h",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

@@ -50,7 +50,11 @@ impl Listeners {
             .await?
             .with_context(|| format!("cannot listen on {advertise} in {}", control_plane.name))?;
         let machine = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
-        Ok(Self { machine, cluster, advertise })
+        Ok(Self {
+            machine,
+            cluster,
+            advertise,
+        })
     }
 }
 
@@ -91,9 +95,16 @@ impl ControlPlane {
         server.admin_kubeconfig()?.write(&paths.kubeconfig())?;
         server.write_admin_kubeconfig(&spec.user_kubeconfig)?;
         for node in &spec.nodes {
-            server.kubelet_kubeconfig(&node.name)?.write(&kubelet_kubeconfig(paths, &node.name))?;
+            server
+                .kubelet_kubeconfig(&node.name)?
+                .write(&kubelet_kubeconfig(paths, &node.name))?;
         }
-        status.change(|status| status.server = server.addresses().first().map(|address| format!("https://{address}")));
+        status.change(|status| {
+            status.server = server
+                .addresses()
+                .first()
+                .map(|address| format!("https://{address}"))
+        });
 
         let client = server.client();
         let config = controllers::Config {
@@ -101,7 +112,10 @@ impl ControlPlane {
             nodes: spec.nodes.iter().map(|node| node.name.clone()).collect(),
         };
         controllers::start(&client, &config, stop, tasks);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(report_nodes(client, status.clone())));
+        tasks.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(report_nodes(client, status.clone())),
+        );
         Ok(Self { server })
     }
 
@@ -120,16 +134,29 @@ impl ControlPlane {
         let nodes = Resource::core("nodes");
         let deadline = tokio::time::Instant::now() + REGISTRATION;
         for node in &spec.nodes {
-            while !client.get(&nodes, None, &node.name).await.is_ok_and(|node| readiness(&node).is_some()) {
+            while !client
+                .get(&nodes, None, &node.name)
+                .await
+                .is_ok_and(|node| readiness(&node).is_some())
+            {
                 if tokio::time::Instant::now() >= deadline {
                     let log = std::fs::read_to_string(paths.kubelet_log(&node.name)).unwrap_or_default();
-                    bail!("the kubelet of {} did not register it; its last words: {}", node.name, last_line(&log));
+                    bail!(
+                        "the kubelet of {} did not register it; its last words: {}",
+                        node.name,
+                        last_line(&log)
+                    );
                 }
                 tokio::time::sleep(REGISTRATION_POLL).await;
             }
         }
-        mirror::ensure(&client, spec).await.context("cannot show the control plane as pods")?;
-        tasks.spawn(stop.clone().run_until_cancelled_owned(mirror::keep(client, spec.clone())));
+        mirror::ensure(&client, spec)
+            .await
+            .context("cannot show the control plane as pods")?;
+        tasks.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(mirror::keep(client, spec.clone())),
+        );
         Ok(())
     }
 
@@ -151,7 +178,10 @@ async fn report_nodes(client: Client, status: StatusFile) {
         let everything = ListOptions::default();
         if let Ok(list) = client.list(&nodes, None, &everything).await {
             list.items.iter().for_each(|node| note(node));
-            if let Ok(mut changes) = client.watch(&nodes, None, &everything, list.resource_version).await {
+            if let Ok(mut changes) = client
+                .watch(&nodes, None, &everything, list.resource_version)
+                .await
+            {
                 while let Some(Ok(change)) = changes.next().await {
                     if let WatchEvent::Added(node) | WatchEvent::Modified(node) = change {
                         note(&node);
@@ -166,7 +196,10 @@ async fn report_nodes(client: Client, status: StatusFile) {
 /// What a node's condition `Ready` says, if the node has one.
 fn readiness(node: &Value) -> Option<bool> {
     let conditions = node["status"]["conditions"].as_array()?;
-    conditions.iter().find(|condition| condition["type"] == "Ready").map(|condition| condition["status"] == "True")
+    conditions
+        .iter()
+        .find(|condition| condition["type"] == "Ready")
+        .map(|condition| condition["status"] == "True")
 }
 
 fn last_line(text: &str) -> &str {

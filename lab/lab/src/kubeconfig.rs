@@ -1,7 +1,7 @@
 //! The user's kubeconfig file: which one it is, and whether what stands there under our context's name is ours.
 //! Merging into it and taking out of it is done by [`lab_apiserver::kubeconfig`].
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,13 +17,12 @@ pub(crate) fn context(cluster: &str) -> String {
 ///
 /// # Errors
 /// There is neither `KUBECONFIG` nor `HOME`.
-pub(crate) fn default_path(kubeconfig: Option<OsString>, home: Option<OsString>) -> anyhow::Result<PathBuf> {
-    let first = kubeconfig
-        .as_deref()
-        .and_then(|list| std::env::split_paths(list).find(|path| !path.as_os_str().is_empty()));
+pub(crate) fn default_path(kubeconfig: Option<&OsStr>, home: Option<&OsStr>) -> anyhow::Result<PathBuf> {
+    let first =
+        kubeconfig.and_then(|list| std::env::split_paths(list).find(|path| !path.as_os_str().is_empty()));
     match (first, home) {
         (Some(path), _) => Ok(path),
-        (None, Some(home)) => Ok(Path::new(&home).join(".kube/config")),
+        (None, Some(home)) => Ok(Path::new(home).join(".kube/config")),
         (None, None) => bail!("neither KUBECONFIG nor HOME is set; say --kubeconfig PATH"),
     }
 }
@@ -41,7 +40,10 @@ pub(crate) fn is_ours(file: &Path, ours: &Path, context: &str) -> bool {
 fn cluster(file: &Path, name: &str) -> Option<Value> {
     let config: Value = serde_saphyr::from_str(&fs::read_to_string(file).ok()?).ok()?;
     let clusters = config.get("clusters")?.as_array()?;
-    clusters.iter().find(|cluster| cluster["name"] == name).map(|cluster| cluster["cluster"].clone())
+    clusters
+        .iter()
+        .find(|cluster| cluster["name"] == name)
+        .map(|cluster| cluster["cluster"].clone())
 }
 
 #[cfg(test)]
@@ -56,7 +58,8 @@ mod tests {
             fs::write(&path, text).unwrap();
             path
         };
-        let config = |server: &str| format!("clusters:\n- name: kind-kind\n  cluster: {{server: \"{server}\"}}\n");
+        let config =
+            |server: &str| format!("clusters:\n- name: kind-kind\n  cluster: {{server: \"{server}\"}}\n");
         let ours = write("ours", &config("https://127.0.0.1:1"));
         for (text, expected) in [
             (config("https://127.0.0.1:1"), true),
@@ -66,7 +69,11 @@ mod tests {
             ("- a: [".to_owned(), false),
             (String::new(), false),
         ] {
-            assert_eq!(is_ours(&write("theirs", &text), &ours, "kind-kind"), expected, "{text}");
+            assert_eq!(
+                is_ours(&write("theirs", &text), &ours, "kind-kind"),
+                expected,
+                "{text}"
+            );
         }
         assert!(!is_ours(&dir.path().join("missing"), &ours, "kind-kind"));
         assert!(!is_ours(&ours, &ours, "kind-other"));
@@ -75,7 +82,7 @@ mod tests {
     #[test]
     fn default_paths() {
         let path = |kubeconfig: Option<&str>, home: Option<&str>| {
-            default_path(kubeconfig.map(Into::into), home.map(Into::into)).ok()
+            default_path(kubeconfig.map(OsStr::new), home.map(OsStr::new)).ok()
         };
         assert_eq!(path(Some("/a:/b"), Some("/root")), Some("/a".into()));
         assert_eq!(path(Some(":/b"), None), Some("/b".into()));

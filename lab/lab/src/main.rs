@@ -14,7 +14,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let arguments = std::env::args_os().enumerate().filter(|(i, argument)| *i != 1 || argument != "lab");
+    let arguments = std::env::args_os()
+        .enumerate()
+        .filter(|(i, argument)| *i != 1 || argument != "lab");
     let cli = Cli::parse_from(arguments.map(|(_, argument)| argument));
     seta_lab::run(cli.command).unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");

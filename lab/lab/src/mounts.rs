@@ -53,8 +53,10 @@ pub(crate) fn detach(target: &Path) -> anyhow::Result<()> {
 /// `/proc/self/mountinfo` cannot be read.
 pub(crate) fn mounted_below(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let table = fs::read("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    let mut found: Vec<PathBuf> =
-        parse_mountinfo(&table).map(|(point, _)| point).filter(|point| point.starts_with(root)).collect();
+    let mut found: Vec<PathBuf> = parse_mountinfo(&table)
+        .map(|(point, _)| point)
+        .filter(|point| point.starts_with(root))
+        .collect();
     found.reverse();
     Ok(found)
 }
@@ -117,13 +119,26 @@ mod tests {
             broken\n\
             50 27 0:40 / /a\\040b\\134c rw - tmpfs x rw\n";
         let found: Vec<_> = parse_mountinfo(table).collect();
-        let expected = [("/proc", "proc"), ("/sys/fs/cgroup/unified", "cgroup2"), ("/a b\\c", "tmpfs")];
-        assert_eq!(found, expected.map(|(point, kind)| (PathBuf::from(point), kind.to_owned())));
+        let expected = [
+            ("/proc", "proc"),
+            ("/sys/fs/cgroup/unified", "cgroup2"),
+            ("/a b\\c", "tmpfs"),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(point, kind)| (PathBuf::from(point), kind.to_owned()))
+        );
     }
 
     #[test]
     fn unescape_leaves_the_rest_alone() {
-        for (text, expected) in [("", ""), ("\\", "\\"), ("\\04", "\\04"), ("\\999", "\\999"), ("a\\011b", "a\tb")] {
+        for (text, expected) in [
+            ("", ""),
+            ("\\", "\\"),
+            ("\\04", "\\04"),
+            ("\\999", "\\999"),
+            ("a\\011b", "a\tb"),
+        ] {
             assert_eq!(unescape(text.as_bytes()), expected.as_bytes(), "{text}");
         }
     }

@@ -84,7 +84,8 @@ pub(crate) fn create_network_only(paths: &Paths, host: &str) -> anyhow::Result<(
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
             pin(paths, host, Path::new("/proc/thread-self/ns"), &["net"])
         });
-        made.join().unwrap_or_else(|_| bail!("the thread that makes {host} panicked"))
+        made.join()
+            .unwrap_or_else(|_| bail!("the thread that makes {host} panicked"))
     })
 }
 
@@ -116,7 +117,9 @@ pub(crate) fn enter(paths: &Paths, host: &str) -> anyhow::Result<()> {
         match File::open(dir.join(name)) {
             Ok(file) => pins.push((name, kind, file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot open the {name} namespace of {host}")),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open the {name} namespace of {host}"));
+            }
         }
     }
     if pins.is_empty() {
@@ -141,7 +144,10 @@ pub(crate) fn init(cluster: &str, node: &str) -> anyhow::Result<()> {
     // The group in which a process is when it makes a control group namespace becomes the root of that namespace.
     cgroup::join(&group, 0)?;
     unshare(
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWCGROUP,
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWCGROUP,
     )
     .context("cannot make namespaces")?;
     sethostname(node).context("cannot set the host name")?;
@@ -176,11 +182,22 @@ fn mount_run(paths: &Paths, node: &str) -> anyhow::Result<()> {
     let state = paths.node(node);
     // Opened after the namespace was made, so that it is a mount of this namespace, and used after /run hides it.
     let before = File::open(&state)?;
-    mount_new("tmpfs", Path::new("/run"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=10%")?;
+    mount_new(
+        "tmpfs",
+        Path::new("/run"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        "mode=0755,size=10%",
+    )?;
     // Pods ask for mounts under /run, such as network namespaces, to travel between the node and them.
     set_propagation(Path::new("/run"), MsFlags::MS_SHARED)?;
     fs::create_dir_all(&state)?;
-    bind(Path::new(&format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&before))), &state)?;
+    bind(
+        Path::new(&format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&before)
+        )),
+        &state,
+    )?;
     fs::create_dir_all("/run/lock")?;
     if fs::canonicalize("/var/run").ok().as_deref() != Some(Path::new("/run")) {
         bail!("/var/run of this machine is no link to /run; make it one, as Debian has it");
@@ -195,17 +212,23 @@ fn overlay(state: &Path, name: &str) -> anyhow::Result<()> {
     let (upper, work) = (layer.join("upper"), layer.join("work"));
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", target.display(), upper.display(), work.display());
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        target.display(),
+        upper.display(),
+        work.display()
+    );
     mount_new("overlay", &target, MsFlags::empty(), &options)
 }
 
 /// Directories that start empty, whatever the machine has in them: a CNI configuration of the machine's own Podman must
 /// not make our node Ready.
 fn own_directories(state: &Path) -> anyhow::Result<()> {
-    for (name, target) in
-        [("cni-net.d", "/etc/cni/net.d"), ("cni-bin", "/opt/cni/bin"), ("kubelet", "/var/lib/kubelet")]
-    {
+    for (name, target) in [
+        ("cni-net.d", "/etc/cni/net.d"),
+        ("cni-bin", "/opt/cni/bin"),
+        ("kubelet", "/var/lib/kubelet"),
+    ] {
         let source = state.join(name);
         fs::create_dir_all(&source)?;
         fs::create_dir_all(target)?;

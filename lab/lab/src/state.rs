@@ -35,7 +35,10 @@ pub(crate) struct Paths {
 impl Paths {
     /// The files of the cluster called `cluster`, whether it exists or not.
     pub(crate) fn of(cluster: &str) -> Self {
-        Self { cluster: cluster.to_owned(), root: Path::new(BASE).join(cluster) }
+        Self {
+            cluster: cluster.to_owned(),
+            root: Path::new(BASE).join(cluster),
+        }
     }
 
     /// The cluster's name.
@@ -162,7 +165,9 @@ impl Paths {
 
     /// All recorded processes with their names; a record that cannot be read is skipped, since nothing can be done with it.
     pub(crate) fn recorded_processes(&self) -> Vec<(String, Process)> {
-        let Ok(entries) = fs::read_dir(self.processes()) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.processes()) else {
+            return Vec::new();
+        };
         entries
             .filter_map(|entry| {
                 let path = entry.ok()?.path();
@@ -312,14 +317,17 @@ impl Process {
     /// There is none.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let (_, start_time) = parse_stat(&stat)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cannot understand /proc/<pid>/stat"))?;
+        let (_, start_time) = parse_stat(&stat).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "cannot understand /proc/<pid>/stat")
+        })?;
         Ok(Self { pid, start_time })
     }
 
     /// Whether it still runs. A zombie does not.
     pub(crate) fn is_alive(self) -> bool {
-        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
+            return false;
+        };
         matches!(parse_stat(&stat), Some((state, start)) if start == self.start_time && state != 'Z')
     }
 
@@ -395,7 +403,10 @@ mod tests {
     fn a_recycled_pid_is_somebody_else() {
         let me = Process::of(std::process::id()).unwrap();
         assert!(me.is_alive());
-        let stranger = Process { start_time: me.start_time + 1, ..me };
+        let stranger = Process {
+            start_time: me.start_time + 1,
+            ..me
+        };
         assert!(!stranger.is_alive());
         stranger.signal(Signal::SIGKILL);
     }
@@ -405,10 +416,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("status.json");
         assert_eq!(read_json::<Status>(&path).unwrap(), None);
-        let status = Status { phase: Phase::Failed, error: Some("x".into()), ..Status::default() };
+        let status = Status {
+            phase: Phase::Failed,
+            error: Some("x".into()),
+            ..Status::default()
+        };
         write_json(&path, &status).unwrap();
         assert_eq!(read_json(&path).unwrap(), Some(status));
         fs::write(&path, "{").unwrap();
-        assert!(read_json::<Status>(&path).unwrap_err().to_string().contains("damaged"));
+        assert!(
+            read_json::<Status>(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("damaged")
+        );
     }
 }

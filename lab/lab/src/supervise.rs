@@ -94,7 +94,10 @@ async fn live(paths: &Paths, status: &StatusFile, signals: &mut Signals) -> anyh
     if tokio::time::timeout(STOP_PATIENCE, tasks.wait()).await.is_err() {
         tracing::warn!("some parts did not stop within {STOP_PATIENCE:?}");
     }
-    if tokio::time::timeout(STOP_PATIENCE, control_plane.shutdown()).await.is_err() {
+    if tokio::time::timeout(STOP_PATIENCE, control_plane.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("the API server did not stop within {STOP_PATIENCE:?}");
     }
     Ok(())
@@ -114,13 +117,21 @@ async fn build(
     cgroup::delegate_controllers(cgroups.root());
 
     make_hosts(paths, spec, &cgroups).await?;
-    topology::build(paths, spec).await.context("cannot build the network")?;
+    topology::build(paths, spec)
+        .await
+        .context("cannot build the network")?;
     tracing::info!(nodes = spec.nodes.len(), "the network is there");
 
     let listeners = Listeners::open(paths, spec).await?;
     let control_plane = ControlPlane::start(paths, spec, listeners, stop, tasks, status).await?;
     for node in &spec.nodes {
-        tasks.spawn(kubelets::keep_running(paths.clone(), spec.clone(), node.clone(), stop.clone(), status.clone()));
+        tasks.spawn(kubelets::keep_running(
+            paths.clone(),
+            spec.clone(),
+            node.clone(),
+            stop.clone(),
+            status.clone(),
+        ));
     }
     tasks.spawn(bound_logs(paths.clone(), spec.clone(), stop.clone()));
     control_plane.settle(paths, spec, stop, tasks).await?;
@@ -149,11 +160,18 @@ async fn bound_logs(paths: Paths, spec: Spec, stop: CancellationToken) {
     let logs: Vec<_> = std::iter::once(paths.supervisor_log())
         .chain(spec.nodes.iter().map(|node| paths.kubelet_log(&node.name)))
         .collect();
-    while stop.run_until_cancelled(tokio::time::sleep(LOG_INTERVAL)).await.is_some() {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(LOG_INTERVAL))
+        .await
+        .is_some()
+    {
         for log in &logs {
             if std::fs::metadata(log).is_ok_and(|meta| meta.len() > LOG_LIMIT) {
                 // Writers append, so they go on at the new end.
-                let cut = std::fs::OpenOptions::new().write(true).open(log).and_then(|file| file.set_len(0));
+                let cut = std::fs::OpenOptions::new()
+                    .write(true)
+                    .open(log)
+                    .and_then(|file| file.set_len(0));
                 if let Err(error) = cut {
                     tracing::warn!(%error, log = %log.display(), "cannot cut a log");
                 }
@@ -170,7 +188,10 @@ struct Signals {
 
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn recv(&mut self) {

@@ -45,17 +45,27 @@ pub(crate) fn has_leftovers(paths: &Paths) -> bool {
 }
 
 fn remove_context(paths: &Paths) -> anyhow::Result<()> {
-    let Some(spec) = paths.read_spec().unwrap_or_default() else { return Ok(()) };
+    let Some(spec) = paths.read_spec().unwrap_or_default() else {
+        return Ok(());
+    };
     let context = kubeconfig::context(&spec.cluster);
     if !kubeconfig::is_ours(&spec.user_kubeconfig, &paths.kubeconfig(), &context) {
         return Ok(());
     }
-    lab_apiserver::kubeconfig::remove(&spec.user_kubeconfig, &context)
-        .with_context(|| format!("cannot remove the context from {}", spec.user_kubeconfig.display()))
+    lab_apiserver::kubeconfig::remove(&spec.user_kubeconfig, &context).with_context(|| {
+        format!(
+            "cannot remove the context from {}",
+            spec.user_kubeconfig.display()
+        )
+    })
 }
 
 fn stop_processes(paths: &Paths) -> anyhow::Result<()> {
-    let processes: Vec<Process> = paths.recorded_processes().into_iter().map(|(_, process)| process).collect();
+    let processes: Vec<Process> = paths
+        .recorded_processes()
+        .into_iter()
+        .map(|(_, process)| process)
+        .collect();
     if let Some(supervisor) = paths.live_supervisor() {
         supervisor.signal(Signal::SIGTERM);
         poll_until(GRACE, || Ok::<_, anyhow::Error>(!supervisor.is_alive()))?;
@@ -68,12 +78,16 @@ fn stop_processes(paths: &Paths) -> anyhow::Result<()> {
     for process in &processes {
         process.signal(Signal::SIGKILL);
     }
-    poll_until(KILL_PATIENCE, || Ok::<_, anyhow::Error>(!processes.iter().any(|process| process.is_alive())))?;
+    poll_until(KILL_PATIENCE, || {
+        Ok::<_, anyhow::Error>(!processes.iter().any(|process| process.is_alive()))
+    })?;
     killed
 }
 
 fn unmount(paths: &Paths) -> anyhow::Result<()> {
-    mounts::mounted_below(paths.root())?.iter().try_for_each(|point| mounts::detach(point))
+    mounts::mounted_below(paths.root())?
+        .iter()
+        .try_for_each(|point| mounts::detach(point))
 }
 
 /// Removes the links in `/run/netns` that lead into the cluster's directory, and no others.

@@ -31,7 +31,8 @@ pub(crate) const ROUTER: &str = "router";
 pub(crate) const OUTSIDE: &str = "outside";
 
 /// The network of the nodes, as kind numbers its Docker network.
-pub(crate) const NODE_NETWORK: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 0), 64);
+pub(crate) const NODE_NETWORK: (Ipv6Addr, u8) =
+    (Ipv6Addr::new(0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 0), 64);
 /// The network beyond the router.
 pub(crate) const OUTSIDE_NETWORK: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0), 64);
 /// Addresses of pods; every node gets a /64 of it.
@@ -115,7 +116,10 @@ pub(crate) const UPLINK: &str = "eth0";
 impl Plan {
     /// The network for these nodes.
     pub(crate) fn new(nodes: &[NodeSpec]) -> Self {
-        let port = |host: &str, link: &str| Port { host: host.to_owned(), link: link.to_owned() };
+        let port = |host: &str, link: &str| Port {
+            host: host.to_owned(),
+            link: link.to_owned(),
+        };
         let address = |host: &str, link: &str, address, (_, prefix): (Ipv6Addr, u8)| HostAddress {
             host: host.to_owned(),
             link: link.to_owned(),
@@ -141,8 +145,10 @@ impl Plan {
         for (index, node) in nodes.iter().enumerate() {
             let plug = format!("port{}", index + 1);
             plan.bridge.push(port(SWITCH, &plug));
-            plan.cables.push(Cable(port(&node.name, UPLINK), port(SWITCH, &plug)));
-            plan.addresses.push(address(&node.name, UPLINK, node.address, NODE_NETWORK));
+            plan.cables
+                .push(Cable(port(&node.name, UPLINK), port(SWITCH, &plug)));
+            plan.addresses
+                .push(address(&node.name, UPLINK, node.address, NODE_NETWORK));
             plan.default_routes.push((node.name.clone(), gateway));
         }
         plan
@@ -166,7 +172,9 @@ pub(crate) fn set_host_sysctls() -> anyhow::Result<()> {
         ("net/ipv6/conf/all/disable_ipv6", "0"),
         ("net/ipv6/conf/default/disable_ipv6", "0"),
     ] {
-        sysctls.set(name, value).with_context(|| format!("cannot set {name}"))?;
+        sysctls
+            .set(name, value)
+            .with_context(|| format!("cannot set {name}"))?;
     }
     Ok(())
 }
@@ -178,7 +186,10 @@ mod tests {
     #[test]
     fn nodes_are_numbered_as_kind_does_it() {
         let nodes = plan_nodes("kind", 4);
-        let names: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), node.address.to_string())).collect();
+        let names: Vec<_> = nodes
+            .iter()
+            .map(|node| (node.name.as_str(), node.address.to_string()))
+            .collect();
         let address = |n: u8| format!("fc00:f853:ccd:e793::{n}");
         assert_eq!(
             names,
@@ -204,7 +215,10 @@ mod tests {
                 assert!(ends.contains(&port), "{port:?} has no cable");
             }
             for HostAddress { host, link, .. } in &plan.addresses {
-                assert!(ends.iter().any(|end| &end.host == host && &end.link == link), "{host} has no {link}");
+                assert!(
+                    ends.iter().any(|end| &end.host == host && &end.link == link),
+                    "{host} has no {link}"
+                );
             }
             assert_eq!(plan.default_routes.len(), usize::from(count) + 1);
         }

@@ -9,7 +9,10 @@ const INTERVAL: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// The first error of `condition`.
-pub(crate) fn poll_until<E>(patience: Duration, mut condition: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
+pub(crate) fn poll_until<E>(
+    patience: Duration,
+    mut condition: impl FnMut() -> Result<bool, E>,
+) -> Result<bool, E> {
     let deadline = Instant::now() + patience;
     loop {
         if condition()? {
@@ -34,7 +37,10 @@ mod tests {
             Ok(looks == 3)
         });
         assert_eq!((held, looks), (Ok(true), 3));
-        assert_eq!(poll_until(Duration::from_secs(60), || Err::<bool, _>("no")), Err("no"));
+        assert_eq!(
+            poll_until(Duration::from_secs(60), || Err::<bool, _>("no")),
+            Err("no")
+        );
         assert_eq!(poll_until::<()>(Duration::ZERO, || Ok(false)), Ok(false));
     }
 }

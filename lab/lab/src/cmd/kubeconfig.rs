@@ -12,8 +12,8 @@ pub(crate) fn run(args: &Cluster) -> anyhow::Result<ExitCode> {
     let paths = Paths::of(&args.name);
     paths.require_spec()?;
     let path = paths.kubeconfig();
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}; is the cluster up?", path.display()))?;
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}; is the cluster up?", path.display()))?;
     print!("{text}");
     Ok(ExitCode::SUCCESS)
 }

@@ -59,13 +59,18 @@ fn select(paths: &Paths, spec: &Spec, component: Option<&str>) -> anyhow::Result
     let supervisor = || ("supervisor".to_owned(), paths.supervisor_log());
     let node = |name: &str| (name.to_owned(), paths.kubelet_log(name));
     match component {
-        None => Ok(std::iter::once(supervisor()).chain(spec.nodes.iter().map(|n| node(&n.name))).collect()),
+        None => Ok(std::iter::once(supervisor())
+            .chain(spec.nodes.iter().map(|n| node(&n.name)))
+            .collect()),
         // They all run in the supervisor.
         Some("supervisor" | "apiserver" | "controllers" | "scheduler") => Ok(vec![supervisor()]),
         Some(name) if spec.node(name).is_some() => Ok(vec![node(name)]),
         Some(name) => {
             let names: Vec<&str> = spec.nodes.iter().map(|node| node.name.as_str()).collect();
-            bail!("there is no log of {name:?}; there are supervisor, {}", names.join(", "));
+            bail!(
+                "there is no log of {name:?}; there are supervisor, {}",
+                names.join(", ")
+            );
         }
     }
 }

@@ -17,8 +17,8 @@ pub(crate) fn list(args: &Cluster) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn address(args: &NodeIp) -> anyhow::Result<ExitCode> {
     let spec = Paths::of(&args.cluster.name).require_spec()?;
-    let address =
-        topology::host_address(&spec, &args.node).with_context(|| format!("there is no node {:?}", args.node))?;
+    let address = topology::host_address(&spec, &args.node)
+        .with_context(|| format!("there is no node {:?}", args.node))?;
     println!("{address}");
     Ok(ExitCode::SUCCESS)
 }

@@ -46,7 +46,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Output::Text => print!("{}", text(&report)),
     }
     let healthy = report.state == "Running" && report.nodes.iter().all(|node| node.kubelet.is_some());
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn look(paths: &Paths) -> anyhow::Result<Report> {
@@ -56,7 +60,9 @@ fn look(paths: &Paths) -> anyhow::Result<Report> {
     let processes = paths.recorded_processes();
     let kubelet = |node: &NodeSpec| {
         let record = format!("kubelet-{}", node.name);
-        processes.iter().find(|(name, process): &&(String, Process)| *name == record && process.is_alive())
+        processes
+            .iter()
+            .find(|(name, process): &&(String, Process)| *name == record && process.is_alive())
     };
     let nodes = spec.iter().flat_map(|spec| &spec.nodes).map(|node| Node {
         name: node.name.clone(),
@@ -81,7 +87,11 @@ fn look(paths: &Paths) -> anyhow::Result<Report> {
 }
 
 fn restarts(status: &Status, node: &str) -> u32 {
-    status.kubelets.iter().find(|kubelet| kubelet.node == node).map_or(0, |kubelet| kubelet.restarts)
+    status
+        .kubelets
+        .iter()
+        .find(|kubelet| kubelet.node == node)
+        .map_or(0, |kubelet| kubelet.restarts)
 }
 
 /// What is there, from what was written down and what is alive.
@@ -117,8 +127,14 @@ fn text(report: &Report) -> String {
         }
     }
     for node in &report.nodes {
-        let kubelet = node.kubelet.map_or("kubelet is not running".to_owned(), |pid| format!("kubelet pid {pid}"));
-        let _ = writeln!(out, "Node:        {} {}  {kubelet}, {} restarts", node.name, node.address, node.restarts);
+        let kubelet = node.kubelet.map_or("kubelet is not running".to_owned(), |pid| {
+            format!("kubelet pid {pid}")
+        });
+        let _ = writeln!(
+            out,
+            "Node:        {} {}  {kubelet}, {} restarts",
+            node.name, node.address, node.restarts
+        );
     }
     out
 }

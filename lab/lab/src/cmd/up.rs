@@ -31,7 +31,10 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     require_programs(std::env::var_os("PATH"))?;
     let user_kubeconfig = match &args.kubeconfig {
         Some(path) => std::path::absolute(path)?,
-        None => kubeconfig::default_path(std::env::var_os("KUBECONFIG"), std::env::var_os("HOME"))?,
+        None => {
+            let (list, home) = (std::env::var_os("KUBECONFIG"), std::env::var_os("HOME"));
+            kubeconfig::default_path(list.as_deref(), home.as_deref())?
+        }
     };
     let spec = Spec {
         version: SPEC_VERSION,
@@ -50,7 +53,11 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<ExitCode> {
             eprintln!("Removing what was left of cluster {:?} …", paths.cluster());
             teardown::remove_cluster(&paths)?;
         }
-        eprintln!("Creating cluster {:?} with {} …", paths.cluster(), count(spec.nodes.len(), "node"));
+        eprintln!(
+            "Creating cluster {:?} with {} …",
+            paths.cluster(),
+            count(spec.nodes.len(), "node")
+        );
     }
     if let Err(error) = bring_up(&paths, &spec, fresh, &interrupt) {
         let tail = log_tail(&paths);
@@ -90,14 +97,23 @@ fn require_programs(path: Option<std::ffi::OsString>) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("not installed: {}; `make setup` installs what the lab needs", missing.join(", "));
+    bail!(
+        "not installed: {}; `make setup` installs what the lab needs",
+        missing.join(", ")
+    );
 }
 
 /// Whether this very cluster runs already.
 fn already_up(paths: &Paths, wanted: &Spec) -> anyhow::Result<bool> {
     // A spec that cannot be read is a leftover like any other.
-    let Ok(Some(spec)) = paths.read_spec() else { return Ok(false) };
-    let failed = paths.read_status().ok().flatten().is_some_and(|status| status.phase == Phase::Failed);
+    let Ok(Some(spec)) = paths.read_spec() else {
+        return Ok(false);
+    };
+    let failed = paths
+        .read_status()
+        .ok()
+        .flatten()
+        .is_some_and(|status| status.phase == Phase::Failed);
     if spec.version != SPEC_VERSION || failed || paths.live_supervisor().is_none() {
         return Ok(false);
     }
@@ -138,16 +154,28 @@ fn bring_up(paths: &Paths, spec: &Spec, fresh: bool, interrupt: &Interrupt) -> a
 fn prepare_directory(paths: &Paths) -> anyhow::Result<()> {
     let root = paths.root();
     fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
-    mounts::mount_new("tmpfs", root, MsFlags::empty(), &format!("mode=0755,{TMPFS_SIZE}"))?;
+    mounts::mount_new(
+        "tmpfs",
+        root,
+        MsFlags::empty(),
+        &format!("mode=0755,{TMPFS_SIZE}"),
+    )?;
     // Mount namespaces can only be pinned where mounts do not travel.
     mounts::set_propagation(root, MsFlags::MS_PRIVATE)
 }
 
 fn start_supervisor(paths: &Paths) -> anyhow::Result<()> {
-    let log = OpenOptions::new().create(true).append(true).open(paths.supervisor_log())?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(paths.supervisor_log())?;
     let mut command: Command = node::self_command(["supervise", "--name", paths.cluster()]);
     // A process group of its own, so that Ctrl-C on this terminal is not for it; it detaches fully by itself.
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
     let child = command.spawn().context("cannot start the supervisor")?;
     paths.record_process("supervisor", child.id())?;
     Ok(())
@@ -161,20 +189,43 @@ fn log_tail(paths: &Paths) -> String {
     if tail.is_empty() {
         "the cluster did not come up".to_owned()
     } else {
-        format!("the cluster did not come up; the end of its log:\n{}\n", tail.join("\n"))
+        format!(
+            "the cluster did not come up; the end of its log:\n{}\n",
+            tail.join("\n")
+        )
     }
 }
 
 fn report(paths: &Paths, spec: &Spec, fresh: bool, took: Duration) -> anyhow::Result<()> {
-    let server = paths.read_status()?.and_then(|status| status.server).unwrap_or_default();
+    let server = paths
+        .read_status()?
+        .and_then(|status| status.server)
+        .unwrap_or_default();
     if fresh {
-        eprintln!(" ✓ nodes: {}", spec.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", "));
+        eprintln!(
+            " ✓ nodes: {}",
+            spec.nodes
+                .iter()
+                .map(|node| node.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
         eprintln!(" ✓ API server: {server}");
         let context = kubeconfig::context(&spec.cluster);
-        eprintln!(" ✓ kubectl context {context:?} in {}", spec.user_kubeconfig.display());
-        eprintln!("Up after {:.1} s. Nodes become Ready once there is a CNI: `seta install`.", took.as_secs_f64());
+        eprintln!(
+            " ✓ kubectl context {context:?} in {}",
+            spec.user_kubeconfig.display()
+        );
+        eprintln!(
+            "Up after {:.1} s. Nodes become Ready once there is a CNI: `seta install`.",
+            took.as_secs_f64()
+        );
     } else {
-        eprintln!("Cluster {:?} is up already: {}, {server}.", spec.cluster, count(spec.nodes.len(), "node"));
+        eprintln!(
+            "Cluster {:?} is up already: {}, {server}.",
+            spec.cluster,
+            count(spec.nodes.len(), "node")
+        );
     }
     Ok(())
 }
@@ -189,15 +240,29 @@ fn wait_for_nodes(
     let ready = poll_until(patience, || -> anyhow::Result<bool> {
         interrupt.check()?;
         let status = paths.read_status()?.unwrap_or_default();
-        let is_ready = |name: &str| status.kubelets.iter().any(|kubelet| kubelet.node == name && kubelet.ready);
-        missing = spec.nodes.iter().map(|node| node.name.clone()).filter(|name| !is_ready(name)).collect();
+        let is_ready = |name: &str| {
+            status
+                .kubelets
+                .iter()
+                .any(|kubelet| kubelet.node == name && kubelet.ready)
+        };
+        missing = spec
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .filter(|name| !is_ready(name))
+            .collect();
         Ok(missing.is_empty())
     })?;
     if ready {
         eprintln!("All nodes are Ready.");
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("Not Ready after {} s: {}. The cluster stays up.", patience.as_secs(), missing.join(", "));
+    eprintln!(
+        "Not Ready after {} s: {}. The cluster stays up.",
+        patience.as_secs(),
+        missing.join(", ")
+    );
     Ok(ExitCode::FAILURE)
 }
 
@@ -212,21 +277,25 @@ impl Interrupt {
     fn watch() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let mark = Arc::new(AtomicBool::new(false));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
         let (mut interrupt, mut terminate) = {
             let _inside = runtime.enter();
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
         };
         let seen = Arc::clone(&mark);
-        std::thread::Builder::new().name("signals".into()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-            });
-            seen.store(true, Ordering::Relaxed);
-        })?;
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                });
+                seen.store(true, Ordering::Relaxed);
+            })?;
         Ok(Self(mark))
     }
 
@@ -249,7 +318,10 @@ mod tests {
         assert!(refuse_families(IpFamily::Ipv6).is_ok());
         for (family, name) in [(IpFamily::Ipv4, "ipv4"), (IpFamily::Dual, "dual")] {
             let message = refuse_families(family).unwrap_err().to_string();
-            assert!(message.contains(name) && message.contains("datapath"), "{message}");
+            assert!(
+                message.contains(name) && message.contains("datapath"),
+                "{message}"
+            );
         }
     }
 
@@ -258,7 +330,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         File::create(dir.path().join("nginx")).unwrap();
         let message = require_programs(Some(dir.path().into())).unwrap_err().to_string();
-        assert!(message.contains("crun") && message.contains("curl") && !message.contains("nginx"), "{message}");
+        assert!(
+            message.contains("crun") && message.contains("curl") && !message.contains("nginx"),
+            "{message}"
+        );
         assert!(message.contains("make setup"), "{message}");
         assert!(require_programs(None).is_err());
     }

@@ -35,7 +35,10 @@ pub(super) async fn keep(client: Client, spec: Spec) {
 /// The API server refuses; the node must exist, or pods on it are abandoned.
 pub(super) async fn ensure(client: &Client, spec: &Spec) -> Result<(), Status> {
     for pod in pods(spec) {
-        match client.create(&Resource::core("pods"), Some("kube-system"), pod).await {
+        match client
+            .create(&Resource::core("pods"), Some("kube-system"), pod)
+            .await
+        {
             Err(status) if !status.is_already_exists() => return Err(status),
             _ => {}
         }
@@ -45,7 +48,9 @@ pub(super) async fn ensure(client: &Client, spec: &Spec) -> Result<(), Status> {
 
 /// The pods.
 fn pods(spec: &Spec) -> Vec<Value> {
-    let Some(node) = spec.nodes.first() else { return Vec::new() };
+    let Some(node) = spec.nodes.first() else {
+        return Vec::new();
+    };
     components(spec)
         .into_iter()
         .map(|(component, command)| {
@@ -75,7 +80,11 @@ fn pods(spec: &Spec) -> Vec<Value> {
 
 /// The parts of the control plane with the arguments that describe what they do.
 fn components(spec: &Spec) -> Vec<(&'static str, Vec<String>)> {
-    let advertise = spec.nodes.first().map(|node| node.address.to_string()).unwrap_or_default();
+    let advertise = spec
+        .nodes
+        .first()
+        .map(|node| node.address.to_string())
+        .unwrap_or_default();
     let server = vec![
         "kube-apiserver".to_owned(),
         format!("--advertise-address={advertise}"),
@@ -105,13 +114,24 @@ mod tests {
 
     #[test]
     fn the_controller_manager_tells_its_ranges() {
-        let spec =
-            Spec { version: 1, cluster: "kind".into(), nodes: plan_nodes("kind", 2), user_kubeconfig: "/x".into() };
+        let spec = Spec {
+            version: 1,
+            cluster: "kind".into(),
+            nodes: plan_nodes("kind", 2),
+            user_kubeconfig: "/x".into(),
+        };
         let pods = pods(&spec);
-        let names: Vec<_> = pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
+        let names: Vec<_> = pods
+            .iter()
+            .map(|pod| pod["metadata"]["name"].as_str().unwrap())
+            .collect();
         assert_eq!(
             names,
-            ["kube-apiserver-kind-control-plane", "kube-controller-manager-kind-control-plane", "kube-scheduler-kind-control-plane"]
+            [
+                "kube-apiserver-kind-control-plane",
+                "kube-controller-manager-kind-control-plane",
+                "kube-scheduler-kind-control-plane"
+            ]
         );
         let command = pods[1]["spec"]["containers"][0]["command"].as_array().unwrap();
         assert!(command.contains(&json!("--cluster-cidr=fd00:10:244::/56")));

@@ -62,9 +62,15 @@ pub(crate) async fn delete(
     meta: &ObjectMeta,
     options: DeleteOptions,
 ) -> Result<(), Status> {
-    let options = DeleteOptions { uid: meta.uid.clone(), ..options };
+    let options = DeleteOptions {
+        uid: meta.uid.clone(),
+        ..options
+    };
     let name = meta.name.as_deref().unwrap_or_default();
-    match client.delete(resource, meta.namespace.as_deref(), name, &options).await {
+    match client
+        .delete(resource, meta.namespace.as_deref(), name, &options)
+        .await
+    {
         Ok(_) => Ok(()),
         Err(status) if status.is_not_found() || status.is_conflict() => Ok(()),
         Err(status) => Err(status),
@@ -73,7 +79,10 @@ pub(crate) async fn delete(
 
 /// The owner that is in charge of an object.
 pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
 }
 
 /// Whether the object with `uid` is in charge of an object.
@@ -84,9 +93,16 @@ pub(crate) fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
 /// The key of the owner in charge, if it is of this kind: how changes of pods wake those who made them.
 pub(crate) fn owner_key(object: &Value, kind: &str) -> Vec<Key> {
     let owners = object["metadata"]["ownerReferences"].as_array();
-    let owner = owners.into_iter().flatten().find(|owner| owner["controller"] == true && owner["kind"] == kind);
+    let owner = owners
+        .into_iter()
+        .flatten()
+        .find(|owner| owner["controller"] == true && owner["kind"] == kind);
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-    owner.and_then(|owner| owner["name"].as_str()).map(|name| Key::new(namespace, name)).into_iter().collect()
+    owner
+        .and_then(|owner| owner["name"].as_str())
+        .map(|name| Key::new(namespace, name))
+        .into_iter()
+        .collect()
 }
 
 /// An owner reference that makes `meta` the one in charge.
@@ -105,11 +121,19 @@ pub(crate) fn labels(meta: &ObjectMeta) -> &BTreeMap<String, String> {
 
 /// Whether labels match a selector. An empty one matches everything, as in Kubernetes.
 pub(crate) fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let equal = selector
+        .match_labels
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.get(key) == Some(value));
     equal
         && selector.match_expressions.iter().flatten().all(|expression| {
             let values = expression.values.as_deref().unwrap_or_default();
-            requirement(&expression.operator, values, labels.get(&expression.key).map(String::as_str))
+            requirement(
+                &expression.operator,
+                values,
+                labels.get(&expression.key).map(String::as_str),
+            )
         })
 }
 
@@ -134,7 +158,12 @@ pub(crate) fn requirement(operator: &str, values: &[String], actual: Option<&str
 
 /// The condition of a pod with this type.
 pub(crate) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
-    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+    pod.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// Whether a pod says it can serve.
@@ -171,7 +200,10 @@ pub(crate) enum Availability {
 
 /// `Pending`, `Running`, `Succeeded`, `Failed`; a pod without status is pending.
 pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending")
 }
 
 /// Whether a pod is on its way out or has ended.
@@ -186,7 +218,11 @@ pub(crate) fn has_ended(pod: &Pod) -> bool {
 
 /// The node a pod was given.
 pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+    pod.spec
+        .as_ref()?
+        .node_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
 }
 
 /// The number behind an `IntOrString`: itself, or so many percent of `total`.
@@ -199,9 +235,16 @@ pub(crate) fn int_or_percent(
     match value {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => {
-            let percent = text.strip_suffix('%').and_then(|number| number.parse::<i64>().ok()).unwrap_or(0);
+            let percent = text
+                .strip_suffix('%')
+                .and_then(|number| number.parse::<i64>().ok())
+                .unwrap_or(0);
             let hundredths = percent.saturating_mul(i64::from(total));
-            let rounded = if round_up { hundredths.saturating_add(99) / 100 } else { hundredths / 100 };
+            let rounded = if round_up {
+                hundredths.saturating_add(99) / 100
+            } else {
+                hundredths / 100
+            };
             i32::try_from(rounded).unwrap_or(i32::MAX)
         }
     }
@@ -233,7 +276,11 @@ mod tests {
             ("Gt", &[], Some("4"), false),
             ("Near", &["a"], Some("a"), false),
         ] {
-            assert_eq!(requirement(operator, &values(list), actual), expected, "{operator} {list:?} {actual:?}");
+            assert_eq!(
+                requirement(operator, &values(list), actual),
+                expected,
+                "{operator} {list:?} {actual:?}"
+            );
         }
     }
 
@@ -249,7 +296,11 @@ mod tests {
             (percent("junk"), 7, true, 0),
             (percent("9223372036854775807%"), i32::MAX, true, i32::MAX),
         ] {
-            assert_eq!(int_or_percent(&value, total, up), expected, "{value:?} of {total}");
+            assert_eq!(
+                int_or_percent(&value, total, up),
+                expected,
+                "{value:?} of {total}"
+            );
         }
     }
 
@@ -265,7 +316,10 @@ mod tests {
         assert_eq!(availability(&pod("False"), seconds(0), now), Availability::No);
         assert_eq!(availability(&pod("True"), seconds(0), now), Availability::Yes);
         assert_eq!(availability(&pod("True"), seconds(10), now), Availability::Yes);
-        assert_eq!(availability(&pod("True"), seconds(15), now), Availability::In(seconds(5)));
+        assert_eq!(
+            availability(&pod("True"), seconds(15), now),
+            Availability::In(seconds(5))
+        );
         assert_eq!(availability(&Pod::default(), seconds(0), now), Availability::No);
     }
 

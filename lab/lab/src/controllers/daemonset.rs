@@ -35,22 +35,56 @@ impl DaemonSets {
 
     async fn carry_out(&self, set: &DaemonSet, key: &Key, hash: &str, plan: &Plan<'_>) -> anyhow::Result<()> {
         let pods = Resource::core("pods");
-        let subject = Subject { api_version: "apps/v1", kind: "DaemonSet", meta: &set.metadata };
+        let subject = Subject {
+            api_version: "apps/v1",
+            kind: "DaemonSet",
+            meta: &set.metadata,
+        };
         for pod in &plan.delete {
             common::delete(&self.client, &pods, &pod.metadata, DeleteOptions::default()).await?;
-            let message = format!("Deleted pod: {}", pod.metadata.name.as_deref().unwrap_or_default());
-            events::record(&self.client, COMPONENT, subject, Kind::Normal, "SuccessfulDelete", &message).await;
+            let message = format!(
+                "Deleted pod: {}",
+                pod.metadata.name.as_deref().unwrap_or_default()
+            );
+            events::record(
+                &self.client,
+                COMPONENT,
+                subject,
+                Kind::Normal,
+                "SuccessfulDelete",
+                &message,
+            )
+            .await;
         }
         for node in &plan.create {
             let pod = pod_for(set, hash, node);
             match self.client.create(&pods, key.namespace(), pod).await {
                 Ok(pod) => {
-                    let message = format!("Created pod: {}", pod["metadata"]["name"].as_str().unwrap_or_default());
-                    events::record(&self.client, COMPONENT, subject, Kind::Normal, "SuccessfulCreate", &message).await;
+                    let message = format!(
+                        "Created pod: {}",
+                        pod["metadata"]["name"].as_str().unwrap_or_default()
+                    );
+                    events::record(
+                        &self.client,
+                        COMPONENT,
+                        subject,
+                        Kind::Normal,
+                        "SuccessfulCreate",
+                        &message,
+                    )
+                    .await;
                 }
                 Err(status) => {
                     let message = format!("Error creating: {status}");
-                    events::record(&self.client, COMPONENT, subject, Kind::Warning, "FailedCreate", &message).await;
+                    events::record(
+                        &self.client,
+                        COMPONENT,
+                        subject,
+                        Kind::Warning,
+                        "FailedCreate",
+                        &message,
+                    )
+                    .await;
                     return Err(status).context("cannot create a pod");
                 }
             }
@@ -77,7 +111,9 @@ impl Controller for DaemonSets {
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let sets = Resource::apps("daemonsets");
-        let Some(set) = common::get::<DaemonSet>(&self.client, &sets, key).await? else { return Ok(Next::Wait) };
+        let Some(set) = common::get::<DaemonSet>(&self.client, &sets, key).await? else {
+            return Ok(Next::Wait);
+        };
         let hash = template::hash(&set.spec.template);
         let nodes: Vec<Node> = common::list(&self.client, &Resource::core("nodes"), None).await?;
         let uid = set.metadata.uid.clone().unwrap_or_default();
@@ -88,9 +124,17 @@ impl Controller for DaemonSets {
             self.carry_out(&set, key, &hash, &plan).await?;
         }
         let current = serde_json::to_value(&set.status)?;
-        if plan.status.as_object().into_iter().flatten().any(|(name, value)| current[name] != *value) {
+        if plan
+            .status
+            .as_object()
+            .into_iter()
+            .flatten()
+            .any(|(name, value)| current[name] != *value)
+        {
             let patch = json!({"status": plan.status});
-            self.client.patch_status(&sets, key.namespace(), &key.name, Patch::Merge, patch).await?;
+            self.client
+                .patch_status(&sets, key.namespace(), &key.name, Patch::Merge, patch)
+                .await?;
         }
         Ok(plan.look_again.map_or(Next::Wait, Next::After))
     }
@@ -115,31 +159,53 @@ impl<'a> Plan<'a> {
         let pod_spec = tolerant(spec.template.spec.clone().unwrap_or_default());
         let mut by_node: BTreeMap<&str, Vec<&'a Pod>> = BTreeMap::new();
         for pod in pods {
-            by_node.entry(target_node(pod).unwrap_or_default()).or_default().push(pod);
+            by_node
+                .entry(target_node(pod).unwrap_or_default())
+                .or_default()
+                .push(pod);
         }
 
-        let mut plan = Plan { create: Vec::new(), delete: Vec::new(), status: Value::Null, look_again: None };
-        let (mut current, mut desired, mut ready, mut updated, mut available, mut misplaced) = (0, 0, 0, 0, 0, 0);
+        let mut plan = Plan {
+            create: Vec::new(),
+            delete: Vec::new(),
+            status: Value::Null,
+            look_again: None,
+        };
+        let (mut current, mut desired, mut ready, mut updated, mut available, mut misplaced) =
+            (0, 0, 0, 0, 0, 0);
         let mut outdated = Vec::new();
         for node in nodes {
             let name = node.metadata.name.as_deref().unwrap_or_default();
             let mut here = by_node.remove(name).unwrap_or_default();
             // The oldest first: that is the one that stays.
-            here.sort_by_key(|pod| (pod.metadata.creation_timestamp.clone().map(|time| time.0), pod.metadata.name.clone()));
+            here.sort_by_key(|pod| {
+                (
+                    pod.metadata.creation_timestamp.clone().map(|time| time.0),
+                    pod.metadata.name.clone(),
+                )
+            });
             let should_run = fit::check_node(&pod_spec, node).is_ok();
             if !should_run {
                 misplaced += here.len();
                 if !may_stay(&pod_spec, node) {
-                    plan.delete.extend(here.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()));
+                    plan.delete.extend(
+                        here.iter()
+                            .filter(|pod| pod.metadata.deletion_timestamp.is_none()),
+                    );
                 }
                 continue;
             }
             desired += 1;
             current += usize::from(!here.is_empty());
             plan.delete.extend(
-                here.iter().filter(|pod| common::has_ended(pod) && pod.metadata.deletion_timestamp.is_none()),
+                here.iter()
+                    .filter(|pod| common::has_ended(pod) && pod.metadata.deletion_timestamp.is_none()),
             );
-            let live: Vec<&Pod> = here.iter().copied().filter(|pod| common::is_active(pod)).collect();
+            let live: Vec<&Pod> = here
+                .iter()
+                .copied()
+                .filter(|pod| common::is_active(pod))
+                .collect();
             let Some((pod, surplus)) = live.split_first() else {
                 // A pod that is ending still has the node's ports; its successor waits.
                 if here.is_empty() {
@@ -148,7 +214,9 @@ impl<'a> Plan<'a> {
                 continue;
             };
             plan.delete.extend(surplus);
-            let is_updated = common::labels(&pod.metadata).get(HASH_LABEL).is_some_and(|label| label == hash);
+            let is_updated = common::labels(&pod.metadata)
+                .get(HASH_LABEL)
+                .is_some_and(|label| label == hash);
             let is_available = match common::availability(pod, min_ready, now) {
                 Availability::Yes => true,
                 Availability::No => false,
@@ -168,7 +236,8 @@ impl<'a> Plan<'a> {
         misplaced += by_node.values().map(Vec::len).sum::<usize>();
         if rolls(spec) {
             let allowed = max_unavailable(spec, desired);
-            plan.delete.extend(to_replace(&outdated, allowed.saturating_sub(desired - available)));
+            plan.delete
+                .extend(to_replace(&outdated, allowed.saturating_sub(desired - available)));
         }
         plan.status = json!({
             "currentNumberScheduled": current, "desiredNumberScheduled": desired, "numberMisscheduled": misplaced,
@@ -181,12 +250,18 @@ impl<'a> Plan<'a> {
 
 /// Whether pods of an old template are replaced by themselves.
 fn rolls(spec: &k8s_openapi::api::apps::v1::DaemonSetSpec) -> bool {
-    spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) != Some("OnDelete")
+    spec.update_strategy
+        .as_ref()
+        .and_then(|strategy| strategy.type_.as_deref())
+        != Some("OnDelete")
 }
 
 /// How many nodes may be without an available pod: at least one, or no update could ever begin.
 fn max_unavailable(spec: &k8s_openapi::api::apps::v1::DaemonSetSpec, desired: usize) -> usize {
-    let rolling = spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
+    let rolling = spec
+        .update_strategy
+        .as_ref()
+        .and_then(|strategy| strategy.rolling_update.as_ref());
     let total = i32::try_from(desired).unwrap_or(i32::MAX);
     let allowed = rolling
         .and_then(|rolling| rolling.max_unavailable.as_ref())
@@ -197,7 +272,10 @@ fn max_unavailable(spec: &k8s_openapi::api::apps::v1::DaemonSetSpec, desired: us
 /// The outdated pods that go now: those that serve nobody anyway, and of the others so many as may be missed.
 fn to_replace<'a>(outdated: &[(bool, &'a Pod)], may_be_missed: usize) -> Vec<&'a Pod> {
     let idle = outdated.iter().filter(|(available, _)| !available);
-    let serving = outdated.iter().filter(|(available, _)| *available).take(may_be_missed);
+    let serving = outdated
+        .iter()
+        .filter(|(available, _)| *available)
+        .take(may_be_missed);
     idle.chain(serving).map(|(_, pod)| *pod).collect()
 }
 
@@ -205,9 +283,16 @@ fn to_replace<'a>(outdated: &[(bool, &'a Pod)], may_be_missed: usize) -> Vec<&'a
 fn target_node(pod: &Pod) -> Option<&str> {
     common::node_name(pod).or_else(|| {
         let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
-        let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
-        let fields = terms.iter().flat_map(|term| term.match_fields.as_deref().unwrap_or_default());
-        fields.filter(|field| field.key == "metadata.name").find_map(|field| field.values.as_deref()?.first())
+        let terms = &affinity
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()?
+            .node_selector_terms;
+        let fields = terms
+            .iter()
+            .flat_map(|term| term.match_fields.as_deref().unwrap_or_default());
+        fields
+            .filter(|field| field.key == "metadata.name")
+            .find_map(|field| field.values.as_deref()?.first())
             .map(String::as_str)
     })
 }
@@ -254,7 +339,7 @@ fn pod_for(set: &DaemonSet, hash: &str, node: &str) -> Value {
     template.spec = template.spec.map(tolerant);
     let owner = common::controller_reference("apps/v1", "DaemonSet", &set.metadata);
     let name = set.metadata.name.as_deref().unwrap_or_default();
-    let mut pod = template::pod(&template, name, owner, &[(HASH_LABEL, hash)]);
+    let mut pod = template::pod(&template, name, &owner, &[(HASH_LABEL, hash)]);
     pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!({
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}],
     });

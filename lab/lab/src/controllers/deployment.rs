@@ -38,7 +38,13 @@ impl Deployments {
     }
 
     /// Makes the ReplicaSet of the present template; it has no pods yet.
-    async fn create_set(&self, deployment: &Deployment, key: &Key, hash: &str, revision: u64) -> anyhow::Result<ReplicaSet> {
+    async fn create_set(
+        &self,
+        deployment: &Deployment,
+        key: &Key,
+        hash: &str,
+        revision: u64,
+    ) -> anyhow::Result<ReplicaSet> {
         let spec = &deployment.spec;
         let mut template = serde_json::to_value(&spec.template)?;
         template["metadata"]["labels"][HASH_LABEL] = hash.into();
@@ -54,7 +60,10 @@ impl Deployments {
             },
             "spec": {"replicas": 0, "minReadySeconds": spec.min_ready_seconds, "selector": selector, "template": template},
         });
-        let created = self.client.create(&Resource::apps("replicasets"), key.namespace(), set).await?;
+        let created = self
+            .client
+            .create(&Resource::apps("replicasets"), key.namespace(), set)
+            .await?;
         Ok(serde::Deserialize::deserialize(&*created)?)
     }
 
@@ -65,25 +74,55 @@ impl Deployments {
         }
         let patch = json!({"spec": {"replicas": size}});
         let sets = Resource::apps("replicasets");
-        self.client.patch(&sets, set.metadata.namespace.as_deref(), &name, Patch::Merge, patch).await?;
+        self.client
+            .patch(
+                &sets,
+                set.metadata.namespace.as_deref(),
+                &name,
+                Patch::Merge,
+                patch,
+            )
+            .await?;
         let direction = if size > before { "up" } else { "down" };
         let message = format!("Scaled {direction} replica set {name} from {before} to {size}");
-        let subject = Subject { api_version: "apps/v1", kind: "Deployment", meta: &deployment.metadata };
-        events::record(&self.client, COMPONENT, subject, Kind::Normal, "ScalingReplicaSet", &message).await;
+        let subject = Subject {
+            api_version: "apps/v1",
+            kind: "Deployment",
+            meta: &deployment.metadata,
+        };
+        events::record(
+            &self.client,
+            COMPONENT,
+            subject,
+            Kind::Normal,
+            "ScalingReplicaSet",
+            &message,
+        )
+        .await;
         Ok(())
     }
 
     /// Gives the present template the highest number, and says so on the Deployment.
-    async fn number(&self, deployment: &Deployment, key: &Key, new: &ReplicaSet, revision: u64) -> anyhow::Result<()> {
+    async fn number(
+        &self,
+        deployment: &Deployment,
+        key: &Key,
+        new: &ReplicaSet,
+        revision: u64,
+    ) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
         if revision_of(&new.metadata) != revision {
             let name = new.metadata.name.clone().unwrap_or_default();
             let sets = Resource::apps("replicasets");
-            self.client.patch(&sets, key.namespace(), &name, Patch::Merge, patch.clone()).await?;
+            self.client
+                .patch(&sets, key.namespace(), &name, Patch::Merge, patch.clone())
+                .await?;
         }
         if revision_of(&deployment.metadata) != revision {
             let deployments = Resource::apps("deployments");
-            self.client.patch(&deployments, key.namespace(), &key.name, Patch::Merge, patch).await?;
+            self.client
+                .patch(&deployments, key.namespace(), &key.name, Patch::Merge, patch)
+                .await?;
         }
         Ok(())
     }
@@ -99,7 +138,9 @@ impl Controller for Deployments {
     fn triggers(&self) -> Vec<Trigger> {
         vec![
             Trigger::itself(Resource::apps("deployments")),
-            Trigger::keys(Resource::apps("replicasets"), |set| common::owner_key(set, "Deployment")),
+            Trigger::keys(Resource::apps("replicasets"), |set| {
+                common::owner_key(set, "Deployment")
+            }),
         ]
     }
 
@@ -119,13 +160,18 @@ impl Controller for Deployments {
         let hash = template::hash(&spec.template);
         let is_new = |set: &ReplicaSet| common::labels(&set.metadata).get(HASH_LABEL) == Some(&hash);
         if deployment.metadata.deletion_timestamp.is_none() && spec.paused != Some(true) {
-            let others = sets.iter().filter(|set| !is_new(set)).map(|set| revision_of(&set.metadata)).max();
+            let others = sets
+                .iter()
+                .filter(|set| !is_new(set))
+                .map(|set| revision_of(&set.metadata))
+                .max();
             let revision = others.unwrap_or(0) + 1;
             if !sets.iter().any(is_new) {
                 sets.push(self.create_set(&deployment, key, &hash, revision).await?);
             }
             if let Some(new) = sets.iter().find(|set| is_new(set)) {
-                self.number(&deployment, key, new, revision.max(revision_of(&new.metadata))).await?;
+                self.number(&deployment, key, new, revision.max(revision_of(&new.metadata)))
+                    .await?;
             }
         }
         // A paused Deployment still scales, but goes on with what it has.
@@ -133,7 +179,11 @@ impl Controller for Deployments {
         let strategy = Strategy::of(spec);
         if deployment.metadata.deletion_timestamp.is_none() {
             if let Some(new) = new.first() {
-                let plan = resize(strategy, Sizes::of(new), &old.iter().map(|set| Sizes::of(set)).collect::<Vec<_>>());
+                let plan = resize(
+                    strategy,
+                    Sizes::of(new),
+                    &old.iter().map(|set| Sizes::of(set)).collect::<Vec<_>>(),
+                );
                 // Those that shrink first: that makes room.
                 for (set, size) in old.iter().zip(&plan.old) {
                     self.scale(&deployment, set, *size).await?;
@@ -141,8 +191,17 @@ impl Controller for Deployments {
                 self.scale(&deployment, new, plan.new).await?;
             }
             for set in outdated(&old, spec.revision_history_limit.unwrap_or(HISTORY)) {
-                let options = DeleteOptions { propagation_policy: Some("Background".into()), ..DeleteOptions::default() };
-                common::delete(&self.client, &Resource::apps("replicasets"), &set.metadata, options).await?;
+                let options = DeleteOptions {
+                    propagation_policy: Some("Background".into()),
+                    ..DeleteOptions::default()
+                };
+                common::delete(
+                    &self.client,
+                    &Resource::apps("replicasets"),
+                    &set.metadata,
+                    options,
+                )
+                .await?;
             }
         }
 
@@ -150,20 +209,27 @@ impl Controller for Deployments {
         let current = serde_json::to_value(&deployment.status)?;
         if differs(&current, &status) {
             let patch = json!({"status": status});
-            self.client.patch_status(&resource, key.namespace(), &key.name, Patch::Merge, patch).await?;
+            self.client
+                .patch_status(&resource, key.namespace(), &key.name, Patch::Merge, patch)
+                .await?;
         }
         Ok(look_again.map_or(Next::Wait, Next::After))
     }
 }
 
 fn revision_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> u64 {
-    meta.annotations.as_ref().and_then(|all| all.get(REVISION)?.parse().ok()).unwrap_or(0)
+    meta.annotations
+        .as_ref()
+        .and_then(|all| all.get(REVISION)?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The empty old ReplicaSets beyond the history that is kept; `old` has the oldest first.
 fn outdated<'a>(old: &[&'a ReplicaSet], limit: i32) -> Vec<&'a ReplicaSet> {
     let limit = usize::try_from(limit).unwrap_or(0);
-    let empty = old.iter().filter(|set| Sizes::of(set).is_empty() && set.metadata.deletion_timestamp.is_none());
+    let empty = old
+        .iter()
+        .filter(|set| Sizes::of(set).is_empty() && set.metadata.deletion_timestamp.is_none());
     empty.take(old.len().saturating_sub(limit)).copied().collect()
 }
 
@@ -183,10 +249,24 @@ fn status(
     let (ready, available) = (both(|sizes| sizes.ready), both(|sizes| sizes.available));
     let complete = updated == strategy.replicas && total == updated && available >= strategy.replicas;
 
-    let deadline = deployment.spec.progress_deadline_seconds.unwrap_or(PROGRESS_DEADLINE);
-    let name = new.first().and_then(|set| set.metadata.name.clone()).unwrap_or_default();
+    let deadline = deployment
+        .spec
+        .progress_deadline_seconds
+        .unwrap_or(PROGRESS_DEADLINE);
+    let name = new
+        .first()
+        .and_then(|set| set.metadata.name.clone())
+        .unwrap_or_default();
     let before = deployment.status.as_ref();
-    let known = |kind: &str| before.and_then(|status| status.conditions.as_ref()?.iter().find(|known| known.type_.as_deref() == Some(kind)));
+    let known = |kind: &str| {
+        before.and_then(|status| {
+            status
+                .conditions
+                .as_ref()?
+                .iter()
+                .find(|known| known.type_.as_deref() == Some(kind))
+        })
+    };
     let count = |value: Option<i32>| usize::try_from(value.unwrap_or(0)).unwrap_or(0);
     let progressed = before.is_none_or(|before| {
         count(before.updated_replicas) < updated
@@ -194,24 +274,54 @@ fn status(
             || count(before.available_replicas) < available
             || before.observed_generation != deployment.metadata.generation
     });
-    let moved = known("Progressing").and_then(|known| known.last_update_time.as_ref()).map(|time| time.0);
+    let moved = known("Progressing")
+        .and_then(|known| known.last_update_time.as_ref())
+        .map(|time| time.0);
     let last_progress = if progressed { now } else { moved.unwrap_or(now) };
     let idle = Duration::try_from(now.duration_since(last_progress)).unwrap_or_default();
     let patience = Duration::from_secs(deadline.max(0).unsigned_abs().into());
 
     let (state, reason, message) = if complete {
-        ("True", "NewReplicaSetAvailable", format!("ReplicaSet \"{name}\" has successfully progressed."))
+        (
+            "True",
+            "NewReplicaSetAvailable",
+            format!("ReplicaSet \"{name}\" has successfully progressed."),
+        )
     } else if idle >= patience {
-        ("False", "ProgressDeadlineExceeded", format!("ReplicaSet \"{name}\" has timed out progressing."))
+        (
+            "False",
+            "ProgressDeadlineExceeded",
+            format!("ReplicaSet \"{name}\" has timed out progressing."),
+        )
     } else {
-        ("True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing."))
+        (
+            "True",
+            "ReplicaSetUpdated",
+            format!("ReplicaSet \"{name}\" is progressing."),
+        )
     };
-    let progressing = condition(known("Progressing"), "Progressing", state, reason, &message, last_progress, now);
+    let progressing = condition(
+        known("Progressing"),
+        "Progressing",
+        state,
+        reason,
+        &message,
+        last_progress,
+        now,
+    );
     let enough = available >= strategy.replicas.saturating_sub(strategy.max_unavailable);
     let (state, reason, message) = if enough {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
     let availability = condition(known("Available"), "Available", state, reason, message, now, now);
 
@@ -235,10 +345,12 @@ fn condition(
     now: Timestamp,
 ) -> Value {
     let text = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let time = |time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map_or(now, |time| time.0);
+    let time =
+        |time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map_or(now, |time| time.0);
     let same = known.filter(|known| known.status.as_deref() == Some(status));
     let transition = same.map_or(now, |known| time(known.last_transition_time.as_ref()));
-    let unchanged = same.filter(|known| known.reason.as_deref() == Some(reason) && known.message.as_deref() == Some(message));
+    let unchanged = same
+        .filter(|known| known.reason.as_deref() == Some(reason) && known.message.as_deref() == Some(message));
     let updated = match (kind, unchanged) {
         ("Available", Some(known)) => time(known.last_update_time.as_ref()),
         _ => updated,

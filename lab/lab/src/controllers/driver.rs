@@ -65,17 +65,26 @@ pub(crate) enum Wake {
 impl Trigger {
     /// A change of an object wakes the controller for that object.
     pub(crate) fn itself(resource: Resource) -> Self {
-        Self { resource, wake: Wake::Itself }
+        Self {
+            resource,
+            wake: Wake::Itself,
+        }
     }
 
     /// A change of an object wakes the controller for the objects that `keys` answers.
     pub(crate) fn keys(resource: Resource, keys: fn(&serde_json::Value) -> Vec<Key>) -> Self {
-        Self { resource, wake: Wake::Keys(keys) }
+        Self {
+            resource,
+            wake: Wake::Keys(keys),
+        }
     }
 
     /// A change of an object wakes the controller for all objects of another resource (in its namespace, if it has one).
     pub(crate) fn all(resource: Resource, of: Resource) -> Self {
-        Self { resource, wake: Wake::All(of) }
+        Self {
+            resource,
+            wake: Wake::All(of),
+        }
     }
 }
 
@@ -125,7 +134,9 @@ async fn work<C: Controller>(controller: &C, inbox: &Inbox) {
             continue;
         };
         // A panic on one object must not end the care for all others.
-        let outcome = AssertUnwindSafe(tokio::time::timeout(PATIENCE, controller.reconcile(&key))).catch_unwind().await;
+        let outcome = AssertUnwindSafe(tokio::time::timeout(PATIENCE, controller.reconcile(&key)))
+            .catch_unwind()
+            .await;
         let failure = match outcome {
             Ok(Ok(Ok(next))) => {
                 inbox.with(|queue| {
@@ -164,12 +175,16 @@ async fn watch(client: &Client, trigger: &Trigger, inbox: &Inbox) {
 async fn watch_once(client: &Client, trigger: &Trigger, inbox: &Inbox) -> Result<(), Status> {
     let options = ListOptions::default();
     let list = client.list(&trigger.resource, None, &options).await?;
-    let mut changes = client.watch(&trigger.resource, None, &options, list.resource_version).await?;
+    let mut changes = client
+        .watch(&trigger.resource, None, &options, list.resource_version)
+        .await?;
     for object in &list.items {
         inbox.add(keys(client, trigger, object).await?);
     }
     while let Some(change) = changes.next().await {
-        if let WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) = change? {
+        if let WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) =
+            change?
+        {
             inbox.add(keys(client, trigger, &object).await?);
         }
     }

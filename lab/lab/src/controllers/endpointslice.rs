@@ -16,7 +16,10 @@ const SLICE_SIZE: usize = 100;
 /// The label that leads from a slice to its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// The label, and its value, of slices that are ours.
-const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+const MANAGED_BY: (&str, &str) = (
+    "endpointslice.kubernetes.io/managed-by",
+    "endpointslice-controller.k8s.io",
+);
 /// The label of what belongs to a service without an address of its own.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
@@ -36,10 +39,21 @@ impl EndpointSlices {
             labels: format!("{SERVICE_LABEL}={},{}={}", key.name, MANAGED_BY.0, MANAGED_BY.1),
             ..Default::default()
         };
-        let there = self.client.list(&resource, key.namespace(), &options).await?.items;
+        let there = self
+            .client
+            .list(&resource, key.namespace(), &options)
+            .await?
+            .items;
         for slice in wanted {
-            match there.iter().find(|known| known["metadata"]["name"] == slice["metadata"]["name"]) {
-                None => drop(self.client.create(&resource, key.namespace(), slice.clone()).await?),
+            match there
+                .iter()
+                .find(|known| known["metadata"]["name"] == slice["metadata"]["name"])
+            {
+                None => drop(
+                    self.client
+                        .create(&resource, key.namespace(), slice.clone())
+                        .await?,
+                ),
                 Some(known) if says_the_same(known, slice) => {}
                 Some(known) => {
                     let mut slice = slice.clone();
@@ -49,9 +63,18 @@ impl EndpointSlices {
             }
         }
         for known in &there {
-            if !wanted.iter().any(|slice| known["metadata"]["name"] == slice["metadata"]["name"]) {
+            if !wanted
+                .iter()
+                .any(|slice| known["metadata"]["name"] == slice["metadata"]["name"])
+            {
                 let meta = serde::Deserialize::deserialize(&known["metadata"])?;
-                common::delete(&self.client, &resource, &meta, lab_apiserver::DeleteOptions::default()).await?;
+                common::delete(
+                    &self.client,
+                    &resource,
+                    &meta,
+                    lab_apiserver::DeleteOptions::default(),
+                )
+                .await?;
             }
         }
         Ok(())
@@ -61,13 +84,17 @@ impl EndpointSlices {
         let resource = Resource::core("endpoints");
         match self.client.get(&resource, key.namespace(), &key.name).await {
             Err(status) if status.is_not_found() => {
-                self.client.create(&resource, key.namespace(), wanted.clone()).await?;
+                self.client
+                    .create(&resource, key.namespace(), wanted.clone())
+                    .await?;
             }
             Err(status) => return Err(status.into()),
             Ok(known) if nonempty(&known["subsets"]) == nonempty(&wanted["subsets"]) => {}
             Ok(_) => {
                 let patch = json!({"metadata": wanted["metadata"], "subsets": wanted["subsets"]});
-                self.client.patch(&resource, key.namespace(), &key.name, Patch::Merge, patch).await?;
+                self.client
+                    .patch(&resource, key.namespace(), &key.name, Patch::Merge, patch)
+                    .await?;
             }
         }
         Ok(())
@@ -93,15 +120,25 @@ impl Controller for EndpointSlices {
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let services = Resource::core("services");
         // What belongs to a service that is gone is removed by the garbage collector.
-        let Some(service) = common::get::<Service>(&self.client, &services, key).await? else { return Ok(Next::Wait) };
-        let Some(selector) = selector(&service) else { return Ok(Next::Wait) };
+        let Some(service) = common::get::<Service>(&self.client, &services, key).await? else {
+            return Ok(Next::Wait);
+        };
+        let Some(selector) = selector(&service) else {
+            return Ok(Next::Wait);
+        };
         let mut pods: Vec<Pod> = common::list(&self.client, &Resource::core("pods"), key.namespace()).await?;
         pods.retain(|pod| {
             let labels = common::labels(&pod.metadata);
-            selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+            selector
+                .iter()
+                .all(|(name, value)| labels.get(name) == Some(value))
         });
-        self.apply_slices(key, &slices_for(&service, &pods)).await.context("EndpointSlices")?;
-        self.apply_endpoints(key, &endpoints_for(&service, &pods)).await.context("Endpoints")?;
+        self.apply_slices(key, &slices_for(&service, &pods))
+            .await
+            .context("EndpointSlices")?;
+        self.apply_endpoints(key, &endpoints_for(&service, &pods))
+            .await
+            .context("Endpoints")?;
         Ok(Next::Wait)
     }
 }
@@ -117,7 +154,11 @@ fn service_keys(slice: &Value) -> Vec<Key> {
         return Vec::new();
     }
     let namespace = common::key_of(slice).namespace;
-    labels[SERVICE_LABEL].as_str().map(|name| Key::new(&namespace, name)).into_iter().collect()
+    labels[SERVICE_LABEL]
+        .as_str()
+        .map(|name| Key::new(&namespace, name))
+        .into_iter()
+        .collect()
 }
 
 /// The selector of a service whose endpoints are ours to find.
@@ -140,15 +181,30 @@ struct Endpoint<'a> {
 
 /// The pods that are endpoints: those that have an address and may still serve, by name.
 fn endpoints<'a>(service: &Service, pods: &'a [Pod]) -> Vec<Endpoint<'a>> {
-    let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
+    let publish = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.publish_not_ready_addresses)
+        == Some(true);
     let mut endpoints: Vec<Endpoint<'a>> = pods
         .iter()
         .filter(|pod| !has_ended(pod))
         .filter_map(|pod| {
-            let address = pod.status.as_ref()?.pod_ip.as_deref().filter(|address| !address.is_empty())?;
+            let address = pod
+                .status
+                .as_ref()?
+                .pod_ip
+                .as_deref()
+                .filter(|address| !address.is_empty())?;
             let terminating = pod.metadata.deletion_timestamp.is_some();
             let serving = publish || is_ready(pod);
-            Some(Endpoint { pod, address, ready: serving && (publish || !terminating), serving, terminating })
+            Some(Endpoint {
+                pod,
+                address,
+                ready: serving && (publish || !terminating),
+                serving,
+                terminating,
+            })
         })
         .collect();
     endpoints.sort_by_key(|endpoint| endpoint.pod.metadata.name.as_deref());
@@ -158,13 +214,18 @@ fn endpoints<'a>(service: &Service, pods: &'a [Pod]) -> Vec<Endpoint<'a>> {
 /// The ports of a service as they are on one pod; named ones may differ from pod to pod. A name that the pod does not
 /// know is left out.
 fn ports_on(service: &Service, pod: &Pod) -> Vec<Value> {
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let ports = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default();
     ports
         .iter()
         .filter_map(|port| {
             let number = target_port(port, pod)?;
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let mut entry = json!({"name": port.name.as_deref().unwrap_or(""), "port": number, "protocol": protocol});
+            let mut entry =
+                json!({"name": port.name.as_deref().unwrap_or(""), "port": number, "protocol": protocol});
             if let Some(protocol) = &port.app_protocol {
                 entry["appProtocol"] = protocol.as_str().into();
             }
@@ -181,10 +242,13 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
             let containers = &pod.spec.as_ref()?.containers;
-            let mut ports = containers.iter().flat_map(|container| container.ports.as_deref().unwrap_or_default());
+            let mut ports = containers
+                .iter()
+                .flat_map(|container| container.ports.as_deref().unwrap_or_default());
             ports
                 .find(|known| {
-                    known.name.as_ref() == Some(name) && known.protocol.as_deref().unwrap_or("TCP") == protocol
+                    known.name.as_ref() == Some(name)
+                        && known.protocol.as_deref().unwrap_or("TCP") == protocol
                 })
                 .map(|known| known.container_port)
         }
@@ -255,9 +319,7 @@ fn slices_for(service: &Service, pods: &[Pod]) -> Vec<Value> {
 
 /// The Endpoints object of a service.
 fn endpoints_for(service: &Service, pods: &[Pod]) -> Value {
-    let address = |endpoint: &&Endpoint<'_>| {
-        json!({"ip": endpoint.address, "nodeName": common::node_name(endpoint.pod), "targetRef": target(endpoint.pod)})
-    };
+    let address = |endpoint: &&Endpoint<'_>| json!({"ip": endpoint.address, "nodeName": common::node_name(endpoint.pod), "targetRef": target(endpoint.pod)});
     let subsets: Vec<Value> = grouped(service, pods)
         .into_values()
         .filter_map(|(ports, endpoints)| {
@@ -273,11 +335,25 @@ fn endpoints_for(service: &Service, pods: &[Pod]) -> Value {
                     port
                 })
                 .collect();
-            let live = || endpoints.iter().filter(|endpoint| !endpoint.terminating || endpoint.ready);
-            let ready: Vec<Value> = live().filter(|endpoint| endpoint.ready).map(|e| address(&e)).collect();
-            let not_ready: Vec<Value> = live().filter(|endpoint| !endpoint.ready).map(|e| address(&e)).collect();
+            let live = || {
+                endpoints
+                    .iter()
+                    .filter(|endpoint| !endpoint.terminating || endpoint.ready)
+            };
+            let ready: Vec<Value> = live()
+                .filter(|endpoint| endpoint.ready)
+                .map(|e| address(&e))
+                .collect();
+            let not_ready: Vec<Value> = live()
+                .filter(|endpoint| !endpoint.ready)
+                .map(|e| address(&e))
+                .collect();
             let mut subset = json!({});
-            for (name, list) in [("addresses", ready), ("notReadyAddresses", not_ready), ("ports", ports)] {
+            for (name, list) in [
+                ("addresses", ready),
+                ("notReadyAddresses", not_ready),
+                ("ports", ports),
+            ] {
                 if !list.is_empty() {
                     subset[name] = list.into();
                 }

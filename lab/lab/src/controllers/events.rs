@@ -29,7 +29,14 @@ pub(crate) enum Kind {
 
 /// Records an event in the name of `component`. The same news about the same object is counted up, not repeated.
 /// A failure is logged only: no work must fail because nobody could be told.
-pub(crate) async fn record(client: &Client, component: &str, subject: Subject<'_>, kind: Kind, reason: &str, message: &str) {
+pub(crate) async fn record(
+    client: &Client,
+    component: &str,
+    subject: Subject<'_>,
+    kind: Kind,
+    reason: &str,
+    message: &str,
+) {
     if let Err(error) = try_record(client, component, subject, kind, reason, message).await {
         tracing::debug!(%error, reason, "event not recorded");
     }
@@ -44,7 +51,11 @@ async fn try_record(
     message: &str,
 ) -> Result<(), Status> {
     let events = Resource::core("events");
-    let Subject { api_version, kind: of, meta } = subject;
+    let Subject {
+        api_version,
+        kind: of,
+        meta,
+    } = subject;
     let object = meta.name.as_deref().unwrap_or_default();
     // Events about objects without a namespace live in `default`.
     let namespace = meta.namespace.as_deref().unwrap_or("default");
@@ -74,5 +85,8 @@ async fn try_record(
     let known = client.get(&events, Some(namespace), &name).await?;
     let count = known["count"].as_i64().unwrap_or(1).saturating_add(1);
     let patch = json!({"count": count, "lastTimestamp": now});
-    client.patch(&events, Some(namespace), &name, Patch::Merge, patch).await.map(drop)
+    client
+        .patch(&events, Some(namespace), &name, Patch::Merge, patch)
+        .await
+        .map(drop)
 }

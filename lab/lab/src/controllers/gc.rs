@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use lab_apiserver::{Client, DeleteOptions, ListOptions, Patch, Resource, ServedResource, Status, WatchEvent};
+use lab_apiserver::{
+    Client, DeleteOptions, ListOptions, Patch, Resource, ServedResource, Status, WatchEvent,
+};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -48,10 +50,18 @@ pub(crate) async fn run(client: Client, stop: CancellationToken) {
 async fn collect(client: &Client) {
     let (sender, mut changes) = mpsc::channel(BACKLOG);
     let mut watches: HashMap<Resource, AbortOnDropHandle<()>> = HashMap::new();
-    let mut collector = Collector { client, graph: Graph::default(), queue: WorkQueue::default(), kinds: HashMap::new() };
+    let mut collector = Collector {
+        client,
+        graph: Graph::default(),
+        queue: WorkQueue::default(),
+        kinds: HashMap::new(),
+    };
     let mut discovery = tokio::time::interval(DISCOVERY);
     loop {
-        let due = collector.queue.next_due().unwrap_or_else(|| Instant::now() + DISCOVERY);
+        let due = collector
+            .queue
+            .next_due()
+            .unwrap_or_else(|| Instant::now() + DISCOVERY);
         tokio::select! {
             change = changes.recv() => if let Some(change) = change { collector.note(change) },
             _ = discovery.tick() => {
@@ -87,11 +97,21 @@ async fn watch(client: Client, resource: Resource, changes: mpsc::Sender<Change>
     }
 }
 
-async fn watch_once(client: &Client, resource: &Resource, changes: &mpsc::Sender<Change>) -> Result<(), Status> {
+async fn watch_once(
+    client: &Client,
+    resource: &Resource,
+    changes: &mpsc::Sender<Change>,
+) -> Result<(), Status> {
     let options = ListOptions::default();
     let list = client.list(resource, None, &options).await?;
-    let mut stream = client.watch(resource, None, &options, list.resource_version).await?;
-    let entries: Vec<Entry> = list.items.iter().filter_map(|object| Entry::of(resource, object)).collect();
+    let mut stream = client
+        .watch(resource, None, &options, list.resource_version)
+        .await?;
+    let entries: Vec<Entry> = list
+        .items
+        .iter()
+        .filter_map(|object| Entry::of(resource, object))
+        .collect();
     let uids = entries.iter().map(|entry| entry.uid.clone()).collect();
     // The receiver lives as long as this task may run.
     let _ = changes.send(Change::All(resource.clone(), uids)).await;
@@ -103,7 +123,9 @@ async fn watch_once(client: &Client, resource: &Resource, changes: &mpsc::Sender
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 Entry::of(resource, &object).map(|entry| Change::Seen(Box::new(entry)))
             }
-            WatchEvent::Deleted(object) => object["metadata"]["uid"].as_str().map(|uid| Change::Gone(uid.to_owned())),
+            WatchEvent::Deleted(object) => object["metadata"]["uid"]
+                .as_str()
+                .map(|uid| Change::Gone(uid.to_owned())),
             WatchEvent::Bookmark(_) => None,
         };
         if let Some(change) = change {
@@ -135,7 +157,9 @@ impl Collector<'_> {
     }
 
     async fn work_one(&mut self) {
-        let Some(key) = self.queue.pop(Instant::now()) else { return };
+        let Some(key) = self.queue.pop(Instant::now()) else {
+            return;
+        };
         match self.look_at(&key.name).await {
             Ok(()) => self.queue.forget(&key),
             Err(error) => {
@@ -146,7 +170,9 @@ impl Collector<'_> {
     }
 
     async fn look_at(&self, uid: &str) -> anyhow::Result<()> {
-        let Some(entry) = self.graph.get(uid) else { return Ok(()) };
+        let Some(entry) = self.graph.get(uid) else {
+            return Ok(());
+        };
         let mut absent = Vec::new();
         for owner in &entry.owners {
             if !self.graph.contains(&owner.uid) && self.is_gone(entry, owner).await? {
@@ -162,13 +188,17 @@ impl Collector<'_> {
                     propagation_policy: Some(policy.to_owned()),
                     ..DeleteOptions::default()
                 };
-                let deleted = self.client.delete(&entry.resource, entry.key.namespace(), &entry.key.name, &options).await;
+                let deleted = self
+                    .client
+                    .delete(&entry.resource, entry.key.namespace(), &entry.key.name, &options)
+                    .await;
                 ignore_gone(deleted.map(drop))?;
             }
             Action::RemoveOwners(owners) => self.remove_owners(entry, &owners).await?,
             Action::Orphan => {
                 for dependent in self.graph.dependents(uid) {
-                    self.remove_owners(dependent, std::slice::from_ref(&entry.uid)).await?;
+                    self.remove_owners(dependent, std::slice::from_ref(&entry.uid))
+                        .await?;
                 }
                 self.remove_finalizer(entry, ORPHAN).await?;
             }
@@ -180,7 +210,9 @@ impl Collector<'_> {
     /// Asks the API server whether an owner is gone. One of an unknown kind is not: its definition may come yet.
     async fn is_gone(&self, entry: &Entry, owner: &Owner) -> anyhow::Result<bool> {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let Some(served) = self.kinds.get(&kind_key(group, &owner.kind)) else { return Ok(false) };
+        let Some(served) = self.kinds.get(&kind_key(group, &owner.kind)) else {
+            return Ok(false);
+        };
         let namespace = served.namespaced.then(|| entry.key.namespace()).flatten();
         match self.client.get(&served.resource, namespace, &owner.name).await {
             Ok(object) => Ok(object["metadata"]["uid"] != owner.uid),
@@ -192,8 +224,11 @@ impl Collector<'_> {
     async fn remove_owners(&self, entry: &Entry, gone: &[String]) -> anyhow::Result<()> {
         self.edit(entry, |meta| {
             let owners = meta["ownerReferences"].as_array()?;
-            let kept: Vec<Value> =
-                owners.iter().filter(|owner| !gone.iter().any(|uid| owner["uid"] == *uid)).cloned().collect();
+            let kept: Vec<Value> = owners
+                .iter()
+                .filter(|owner| !gone.iter().any(|uid| owner["uid"] == *uid))
+                .cloned()
+                .collect();
             (kept.len() < owners.len()).then(|| json!({"ownerReferences": kept}))
         })
         .await
@@ -210,7 +245,11 @@ impl Collector<'_> {
 
     /// Changes the metadata of an object, if it is still the same one, to what `edit` makes of it.
     async fn edit(&self, entry: &Entry, edit: impl FnOnce(&Value) -> Option<Value>) -> anyhow::Result<()> {
-        let object = match self.client.get(&entry.resource, entry.key.namespace(), &entry.key.name).await {
+        let object = match self
+            .client
+            .get(&entry.resource, entry.key.namespace(), &entry.key.name)
+            .await
+        {
             Ok(object) => object,
             Err(status) if status.is_not_found() => return Ok(()),
             Err(status) => return Err(status.into()),
@@ -219,15 +258,20 @@ impl Collector<'_> {
         if meta["uid"] != entry.uid {
             return Ok(());
         }
-        let Some(mut patch) = edit(meta) else { return Ok(()) };
+        let Some(mut patch) = edit(meta) else {
+            return Ok(());
+        };
         patch["resourceVersion"] = meta["resourceVersion"].clone();
         let key = key_of(&object);
         let patch = json!({"metadata": patch});
-        let patched = self.client.patch(&entry.resource, key.namespace(), &key.name, Patch::Merge, patch).await;
-        Ok(match patched {
-            Err(status) if status.is_not_found() => (),
-            other => other.map(drop)?,
-        })
+        let patched = self
+            .client
+            .patch(&entry.resource, key.namespace(), &key.name, Patch::Merge, patch)
+            .await;
+        match patched {
+            Err(status) if !status.is_not_found() => Err(status.into()),
+            _ => Ok(()),
+        }
     }
 }
 

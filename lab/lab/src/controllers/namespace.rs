@@ -27,15 +27,28 @@ impl Namespaces {
     async fn empty(&self, name: &str) -> anyhow::Result<Vec<(String, usize)>> {
         let everything = ListOptions::default();
         let mut left = Vec::new();
-        for ServedResource { resource, .. } in self.client.resources().into_iter().filter(|served| served.namespaced) {
+        for ServedResource { resource, .. } in self
+            .client
+            .resources()
+            .into_iter()
+            .filter(|served| served.namespaced)
+        {
             let there = self.client.list(&resource, Some(name), &everything).await?.items;
-            if there.iter().any(|object| object["metadata"]["deletionTimestamp"].is_null()) {
+            if there
+                .iter()
+                .any(|object| object["metadata"]["deletionTimestamp"].is_null())
+            {
                 self.client
                     .delete_collection(&resource, Some(name), &everything)
                     .await
                     .with_context(|| format!("cannot delete the {} of namespace {name}", resource.plural))?;
             }
-            let remaining = self.client.list(&resource, Some(name), &everything).await?.items.len();
+            let remaining = self
+                .client
+                .list(&resource, Some(name), &everything)
+                .await?
+                .items
+                .len();
             if remaining > 0 {
                 left.push((resource.plural, remaining));
             }
@@ -56,7 +69,11 @@ impl Controller for Namespaces {
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
-        let namespace = match self.client.get(&Resource::core("namespaces"), None, &key.name).await {
+        let namespace = match self
+            .client
+            .get(&Resource::core("namespaces"), None, &key.name)
+            .await
+        {
             Ok(namespace) => namespace,
             Err(status) if status.is_not_found() => return Ok(Next::Wait),
             Err(status) => return Err(status.into()),
@@ -69,7 +86,11 @@ impl Controller for Namespaces {
             tracing::debug!(namespace = key.name, ?left, "not empty yet");
             return Ok(Next::After(RETRY));
         }
-        match self.client.finalize_namespace(without_finalizer(&namespace)).await {
+        match self
+            .client
+            .finalize_namespace(without_finalizer(&namespace))
+            .await
+        {
             Ok(_) => Ok(Next::Wait),
             Err(status) if status.is_not_found() => Ok(Next::Wait),
             Err(status) => Err(status.into()),
@@ -78,7 +99,9 @@ impl Controller for Namespaces {
 }
 
 fn has_finalizer(namespace: &Value) -> bool {
-    namespace["spec"]["finalizers"].as_array().is_some_and(|list| list.iter().any(|name| name == FINALIZER))
+    namespace["spec"]["finalizers"]
+        .as_array()
+        .is_some_and(|list| list.iter().any(|name| name == FINALIZER))
 }
 
 /// The namespace without our finalizer; those of others stay.

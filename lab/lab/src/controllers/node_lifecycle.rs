@@ -33,7 +33,11 @@ impl NodeLifecycle {
     }
 
     async fn declare_unknown(&self, node: &Node, name: &str, now: Timestamp) -> anyhow::Result<()> {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let conditions = node
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.clone())
+            .unwrap_or_default();
         let conditions: Vec<Value> = conditions
             .iter()
             .filter(|condition| condition.type_ != "NetworkUnavailable" && condition.status != "Unknown")
@@ -49,7 +53,9 @@ impl NodeLifecycle {
         }
         tracing::warn!(node = name, "the kubelet does not renew its lease");
         let patch = json!({"status": {"conditions": conditions}});
-        self.client.patch_status(&Resource::core("nodes"), None, name, Patch::Strategic, patch).await?;
+        self.client
+            .patch_status(&Resource::core("nodes"), None, name, Patch::Strategic, patch)
+            .await?;
         Ok(())
     }
 }
@@ -62,12 +68,17 @@ impl Controller for NodeLifecycle {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        vec![Trigger::itself(Resource::core("nodes")), Trigger::keys(leases(), lease_keys)]
+        vec![
+            Trigger::itself(Resource::core("nodes")),
+            Trigger::keys(leases(), lease_keys),
+        ]
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let nodes = Resource::core("nodes");
-        let Some(node) = common::get::<Node>(&self.client, &nodes, key).await? else { return Ok(Next::Wait) };
+        let Some(node) = common::get::<Node>(&self.client, &nodes, key).await? else {
+            return Ok(Next::Wait);
+        };
         let lease: Option<Lease> = common::get(&self.client, &leases(), &Key::new(LEASES, &key.name)).await?;
         let now = Timestamp::now();
         let silent_for = silence(&node, lease.as_ref(), now);
@@ -85,7 +96,10 @@ impl Controller for NodeLifecycle {
             let patch = json!({
                 "metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": wanted},
             });
-            self.client.patch(&nodes, None, &key.name, Patch::Merge, patch).await.context("cannot set the taints")?;
+            self.client
+                .patch(&nodes, None, &key.name, Patch::Merge, patch)
+                .await
+                .context("cannot set the taints")?;
             tracing::info!(node = key.name, ?ready, "changed the node's taints");
         }
         Ok(match NODE_GRACE.checked_sub(silent_for) {
@@ -103,12 +117,18 @@ fn leases() -> Resource {
 /// A lease concerns the node it is named after, if it is a node's.
 fn lease_keys(lease: &Value) -> Vec<Key> {
     let key = common::key_of(lease);
-    if key.namespace == LEASES { vec![Key::new("", &key.name)] } else { Vec::new() }
+    if key.namespace == LEASES {
+        vec![Key::new("", &key.name)]
+    } else {
+        Vec::new()
+    }
 }
 
 /// How long nothing was heard from a node: since its last lease, or since it registered.
 fn silence(node: &Node, lease: Option<&Lease>, now: Timestamp) -> Duration {
-    let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
+    let renewed = lease
+        .and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref())
+        .map(|time| time.0);
     let registered = node.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let heard = renewed.into_iter().chain(registered).max().unwrap_or(now);
     Duration::try_from(now.duration_since(heard)).unwrap_or_default()
@@ -123,8 +143,16 @@ enum Readiness {
 }
 
 fn readiness(node: &Node) -> Readiness {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    match conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str()) {
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    match conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready")
+        .map(|condition| condition.status.as_str())
+    {
         Some("True") => Readiness::Ready,
         Some("Unknown") => Readiness::Unknown,
         _ => Readiness::NotReady,
@@ -138,16 +166,27 @@ fn taints(current: &[Taint], ready: Readiness, cordoned: bool) -> Vec<Taint> {
         Readiness::NotReady => Some(NOT_READY),
         Readiness::Unknown => Some(UNREACHABLE),
     };
-    let condition = key.into_iter().flat_map(|key| [(key, "NoSchedule"), (key, "NoExecute")]);
-    let wanted: Vec<(&str, &str)> = condition.chain(cordoned.then_some((UNSCHEDULABLE, "NoSchedule"))).collect();
+    let condition = key
+        .into_iter()
+        .flat_map(|key| [(key, "NoSchedule"), (key, "NoExecute")]);
+    let wanted: Vec<(&str, &str)> = condition
+        .chain(cordoned.then_some((UNSCHEDULABLE, "NoSchedule")))
+        .collect();
     let ours = |taint: &Taint| [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&taint.key.as_str());
     let is = |taint: &Taint, (key, effect): &(&str, &str)| taint.key == *key && taint.effect == *effect;
-    let mut taints: Vec<Taint> =
-        current.iter().filter(|taint| !ours(taint) || wanted.iter().any(|want| is(taint, want))).cloned().collect();
+    let mut taints: Vec<Taint> = current
+        .iter()
+        .filter(|taint| !ours(taint) || wanted.iter().any(|want| is(taint, want)))
+        .cloned()
+        .collect();
     for want in wanted {
         if !taints.iter().any(|taint| is(taint, &want)) {
             let (key, effect) = want;
-            taints.push(Taint { key: key.to_owned(), effect: effect.to_owned(), ..Taint::default() });
+            taints.push(Taint {
+                key: key.to_owned(),
+                effect: effect.to_owned(),
+                ..Taint::default()
+            });
         }
     }
     taints
@@ -158,7 +197,11 @@ mod tests {
     use super::*;
 
     fn taint(key: &str, effect: &str) -> Taint {
-        Taint { key: key.to_owned(), effect: effect.to_owned(), ..Taint::default() }
+        Taint {
+            key: key.to_owned(),
+            effect: effect.to_owned(),
+            ..Taint::default()
+        }
     }
 
     #[test]
@@ -172,13 +215,27 @@ mod tests {
         for (current, ready, cordoned, expected) in [
             (all(&[own]), Readiness::Ready, false, all(&[own])),
             (all(&[own]), Readiness::NotReady, false, all(&[own, &not_ready])),
-            (all(&[&not_ready, own]), Readiness::NotReady, false, all(&[&not_ready, own])),
+            (
+                all(&[&not_ready, own]),
+                Readiness::NotReady,
+                false,
+                all(&[&not_ready, own]),
+            ),
             (all(&[&not_ready, own]), Readiness::Ready, false, all(&[own])),
-            (all(&[&not_ready]), Readiness::Unknown, false, all(&[&unreachable])),
+            (
+                all(&[&not_ready]),
+                Readiness::Unknown,
+                false,
+                all(&[&unreachable]),
+            ),
             (all(&[&unreachable]), Readiness::Ready, true, all(&[&cordon])),
             (all(&[&cordon]), Readiness::Ready, false, Vec::new()),
         ] {
-            assert_eq!(taints(&current, ready, cordoned), expected, "{ready:?} {cordoned}");
+            assert_eq!(
+                taints(&current, ready, cordoned),
+                expected,
+                "{ready:?} {cordoned}"
+            );
         }
     }
 
@@ -200,11 +257,19 @@ mod tests {
     fn silence_counts_from_the_last_sign_of_life() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let node: Node =
-            serde_json::from_value(json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}})).unwrap();
-        let lease = |time: &str| -> Lease { serde_json::from_value(json!({"spec": {"renewTime": time}})).unwrap() };
+            serde_json::from_value(json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}}))
+                .unwrap();
+        let lease =
+            |time: &str| -> Lease { serde_json::from_value(json!({"spec": {"renewTime": time}})).unwrap() };
         assert_eq!(silence(&node, None, now), Duration::from_secs(60));
-        assert_eq!(silence(&node, Some(&lease("2026-01-01T00:00:50.000000Z")), now), Duration::from_secs(10));
-        assert_eq!(silence(&node, Some(&lease("2026-01-01T00:02:00.000000Z")), now), Duration::ZERO);
+        assert_eq!(
+            silence(&node, Some(&lease("2026-01-01T00:00:50.000000Z")), now),
+            Duration::from_secs(10)
+        );
+        assert_eq!(
+            silence(&node, Some(&lease("2026-01-01T00:02:00.000000Z")), now),
+            Duration::ZERO
+        );
         assert_eq!(silence(&Node::default(), None, now), Duration::ZERO);
     }
 

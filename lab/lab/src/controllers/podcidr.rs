@@ -25,7 +25,11 @@ pub(crate) struct PodCidr {
 
 impl PodCidr {
     pub(crate) fn new(client: Client, config: &Config) -> Self {
-        Self { client, cluster: config.cluster_cidr, expected: config.nodes.clone() }
+        Self {
+            client,
+            cluster: config.cluster_cidr,
+            expected: config.nodes.clone(),
+        }
     }
 }
 
@@ -43,7 +47,10 @@ impl Controller for PodCidr {
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let nodes = Resource::core("nodes");
         let all: Vec<Node> = common::list(&self.client, &nodes, None).await?;
-        let Some(node) = all.iter().find(|node| node.metadata.name.as_deref() == Some(&key.name)) else {
+        let Some(node) = all
+            .iter()
+            .find(|node| node.metadata.name.as_deref() == Some(&key.name))
+        else {
             return Ok(Next::Wait);
         };
         if !blocks(node).is_empty() {
@@ -51,13 +58,28 @@ impl Controller for PodCidr {
         }
         let taken: HashSet<Ipv6Net> = all.iter().flat_map(blocks).collect();
         let Some(block) = choose(self.cluster, &taken, &self.expected, &key.name) else {
-            let subject = Subject { api_version: "v1", kind: "Node", meta: &node.metadata };
+            let subject = Subject {
+                api_version: "v1",
+                kind: "Node",
+                meta: &node.metadata,
+            };
             let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
-            events::record(&self.client, "cidrAllocator", subject, Kind::Normal, "CIDRNotAvailable", &message).await;
+            events::record(
+                &self.client,
+                "cidrAllocator",
+                subject,
+                Kind::Normal,
+                "CIDRNotAvailable",
+                &message,
+            )
+            .await;
             anyhow::bail!("no free block in {}", self.cluster);
         };
         let patch = json!({"spec": {"podCIDR": block, "podCIDRs": [block]}});
-        self.client.patch(&nodes, None, &key.name, Patch::Merge, patch).await.context("cannot set the block")?;
+        self.client
+            .patch(&nodes, None, &key.name, Patch::Merge, patch)
+            .await
+            .context("cannot set the block")?;
         tracing::info!(node = key.name, %block, "gave the node its block of pod addresses");
         Ok(Next::Wait)
     }
@@ -66,9 +88,14 @@ impl Controller for PodCidr {
 /// The blocks a node has.
 fn blocks(node: &Node) -> Vec<Ipv6Net> {
     let spec = node.spec.as_ref();
-    let list = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    let list = spec
+        .and_then(|spec| spec.pod_cidrs.as_deref())
+        .unwrap_or_default();
     let single = spec.and_then(|spec| spec.pod_cidr.as_ref());
-    list.iter().chain(single).filter_map(|text| text.parse().ok()).collect()
+    list.iter()
+        .chain(single)
+        .filter_map(|text| text.parse().ok())
+        .collect()
 }
 
 /// The block for `node`: its own, where it is one of the expected nodes, else the lowest that is neither taken nor
@@ -82,7 +109,9 @@ fn choose(cluster: Ipv6Net, taken: &HashSet<Ipv6Net>, expected: &[String], node:
         return Some(own);
     }
     let mut unreserved = free.clone().skip(expected.len());
-    unreserved.find(|block| !taken.contains(block)).or_else(|| free.find(|block| !taken.contains(block)))
+    unreserved
+        .find(|block| !taken.contains(block))
+        .or_else(|| free.find(|block| !taken.contains(block)))
 }
 
 /// The `index`-th block of the cluster's addresses, if there are so many.
@@ -114,7 +143,11 @@ mod tests {
         assert_eq!(choose(&free, "cp"), Some(net("fd00:10:244::/64")));
         assert_eq!(choose(&free, "guest"), Some(net("fd00:10:244:2::/64")));
         let taken = HashSet::from([net("fd00:10:244::/64"), net("fd00:10:244:2::/64")]);
-        assert_eq!(choose(&taken, "cp"), Some(net("fd00:10:244:3::/64")), "its own block is taken");
+        assert_eq!(
+            choose(&taken, "cp"),
+            Some(net("fd00:10:244:3::/64")),
+            "its own block is taken"
+        );
         assert_eq!(choose(&taken, "guest"), Some(net("fd00:10:244:3::/64")));
     }
 

@@ -20,7 +20,10 @@ pub(crate) struct Key {
 impl Key {
     /// A key from its two parts.
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     /// The namespace in the form that API calls take.

@@ -32,18 +32,49 @@ impl ReplicaSets {
     /// Makes pods; answers why it could not.
     async fn create(&self, set: &ReplicaSet, key: &Key, count: usize) -> Option<String> {
         let pods = Resource::core("pods");
-        let subject = Subject { api_version: "apps/v1", kind: "ReplicaSet", meta: &set.metadata };
+        let subject = Subject {
+            api_version: "apps/v1",
+            kind: "ReplicaSet",
+            meta: &set.metadata,
+        };
         let template = set.spec.template.clone().unwrap_or_default();
         for _ in 0..count.min(BURST) {
             let owner = common::controller_reference("apps/v1", "ReplicaSet", &set.metadata);
-            match self.client.create(&pods, key.namespace(), template::pod(&template, &key.name, owner, &[])).await {
+            match self
+                .client
+                .create(
+                    &pods,
+                    key.namespace(),
+                    template::pod(&template, &key.name, &owner, &[]),
+                )
+                .await
+            {
                 Ok(pod) => {
-                    let message = format!("Created pod: {}", pod["metadata"]["name"].as_str().unwrap_or_default());
-                    events::record(&self.client, COMPONENT, subject, Kind::Normal, "SuccessfulCreate", &message).await;
+                    let message = format!(
+                        "Created pod: {}",
+                        pod["metadata"]["name"].as_str().unwrap_or_default()
+                    );
+                    events::record(
+                        &self.client,
+                        COMPONENT,
+                        subject,
+                        Kind::Normal,
+                        "SuccessfulCreate",
+                        &message,
+                    )
+                    .await;
                 }
                 Err(status) => {
                     let message = format!("Error creating: {status}");
-                    events::record(&self.client, COMPONENT, subject, Kind::Warning, "FailedCreate", &message).await;
+                    events::record(
+                        &self.client,
+                        COMPONENT,
+                        subject,
+                        Kind::Warning,
+                        "FailedCreate",
+                        &message,
+                    )
+                    .await;
                     return Some(status.to_string());
                 }
             }
@@ -68,7 +99,9 @@ impl Controller for ReplicaSets {
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let (sets, resource) = (Resource::apps("replicasets"), Resource::core("pods"));
-        let Some(set) = common::get::<ReplicaSet>(&self.client, &sets, key).await? else { return Ok(Next::Wait) };
+        let Some(set) = common::get::<ReplicaSet>(&self.client, &sets, key).await? else {
+            return Ok(Next::Wait);
+        };
         let uid = set.metadata.uid.clone().unwrap_or_default();
         let mut pods: Vec<Pod> = common::list(&self.client, &resource, key.namespace()).await?;
         pods.retain(|pod| common::is_controlled_by(&pod.metadata, &uid) && common::is_active(pod));
@@ -79,11 +112,26 @@ impl Controller for ReplicaSets {
             if pods.len() < wanted {
                 failure = self.create(&set, key, wanted - pods.len()).await;
             }
-            let subject = Subject { api_version: "apps/v1", kind: "ReplicaSet", meta: &set.metadata };
+            let subject = Subject {
+                api_version: "apps/v1",
+                kind: "ReplicaSet",
+                meta: &set.metadata,
+            };
             for pod in surplus(&pods, wanted).into_iter().take(BURST) {
                 common::delete(&self.client, &resource, &pod.metadata, DeleteOptions::default()).await?;
-                let message = format!("Deleted pod: {}", pod.metadata.name.as_deref().unwrap_or_default());
-                events::record(&self.client, COMPONENT, subject, Kind::Normal, "SuccessfulDelete", &message).await;
+                let message = format!(
+                    "Deleted pod: {}",
+                    pod.metadata.name.as_deref().unwrap_or_default()
+                );
+                events::record(
+                    &self.client,
+                    COMPONENT,
+                    subject,
+                    Kind::Normal,
+                    "SuccessfulDelete",
+                    &message,
+                )
+                .await;
             }
         }
 
@@ -91,7 +139,9 @@ impl Controller for ReplicaSets {
         let current = serde_json::to_value(&set.status)?;
         if differs(&current, &status) {
             let patch = json!({"status": status});
-            self.client.patch_status(&sets, key.namespace(), &key.name, Patch::Merge, patch).await?;
+            self.client
+                .patch_status(&sets, key.namespace(), &key.name, Patch::Merge, patch)
+                .await?;
         }
         match failure {
             Some(failure) => anyhow::bail!("cannot create a pod: {failure}"),
@@ -102,25 +152,46 @@ impl Controller for ReplicaSets {
 
 /// How many pods are asked for.
 pub(crate) fn replicas(set: &ReplicaSet) -> usize {
-    set.spec.replicas.map_or(1, |replicas| usize::try_from(replicas).unwrap_or(0))
+    set.spec
+        .replicas
+        .map_or(1, |replicas| usize::try_from(replicas).unwrap_or(0))
 }
 
 /// The pods that go when there are more than `wanted`: those that have come the least far, then the youngest.
 fn surplus(pods: &[Pod], wanted: usize) -> Vec<&Pod> {
     let mut ranked: Vec<&Pod> = pods.iter().collect();
     ranked.sort_by_key(|pod| {
-        let age = pod.metadata.creation_timestamp.as_ref().map(|time| -time.0.as_second());
-        (common::node_name(pod).is_some(), common::phase(pod) == "Running", common::is_ready(pod), age, pod.metadata.name.clone())
+        let age = pod
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map(|time| -time.0.as_second());
+        (
+            common::node_name(pod).is_some(),
+            common::phase(pod) == "Running",
+            common::is_ready(pod),
+            age,
+            pod.metadata.name.clone(),
+        )
     });
     ranked.truncate(pods.len().saturating_sub(wanted));
     ranked
 }
 
 /// The status of a set with these active pods, and when it changes by time alone.
-fn status(set: &ReplicaSet, pods: &[Pod], failure: Option<&str>, now: Timestamp) -> (Value, Option<Duration>) {
+fn status(
+    set: &ReplicaSet,
+    pods: &[Pod],
+    failure: Option<&str>,
+    now: Timestamp,
+) -> (Value, Option<Duration>) {
     let spec = &set.spec;
     let min_ready = Duration::from_secs(spec.min_ready_seconds.unwrap_or(0).max(0).unsigned_abs().into());
-    let template_labels = spec.template.clone().and_then(|template| template.metadata?.labels).unwrap_or_default();
+    let template_labels = spec
+        .template
+        .clone()
+        .and_then(|template| template.metadata?.labels)
+        .unwrap_or_default();
     let mut available = 0;
     let mut look_again: Option<Duration> = None;
     for pod in pods {
@@ -132,13 +203,20 @@ fn status(set: &ReplicaSet, pods: &[Pod], failure: Option<&str>, now: Timestamp)
     }
     let labelled = pods.iter().filter(|pod| {
         let labels = common::labels(&pod.metadata);
-        template_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        template_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
     });
     let conditions = match failure {
         None => json!([]),
         Some(message) => {
-            let known = set.status.as_ref().and_then(|status| status.conditions.as_ref()?.first());
-            let since = known.and_then(|known| known.last_transition_time.as_ref()).map_or(now, |time| time.0);
+            let known = set
+                .status
+                .as_ref()
+                .and_then(|status| status.conditions.as_ref()?.first());
+            let since = known
+                .and_then(|known| known.last_transition_time.as_ref())
+                .map_or(now, |time| time.0);
             json!([{
                 "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message,
                 "lastTransitionTime": since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -156,7 +234,8 @@ fn status(set: &ReplicaSet, pods: &[Pod], failure: Option<&str>, now: Timestamp)
 /// Whether a status says something else; what is absent there counts as nothing.
 pub(crate) fn differs(current: &Value, wanted: &Value) -> bool {
     wanted.as_object().into_iter().flatten().any(|(name, value)| {
-        let nothing = value.as_i64() == Some(0) || value.as_array().is_some_and(Vec::is_empty) || value.is_null();
+        let nothing =
+            value.as_i64() == Some(0) || value.as_array().is_some_and(Vec::is_empty) || value.is_null();
         current[name] != *value && !(nothing && current[name].is_null())
     })
 }
@@ -186,7 +265,10 @@ mod tests {
             pod("homeless", None, "Pending", false, 1),
         ];
         let names = |wanted| -> Vec<_> {
-            surplus(&pods, wanted).iter().map(|pod| pod.metadata.name.clone().unwrap()).collect()
+            surplus(&pods, wanted)
+                .iter()
+                .map(|pod| pod.metadata.name.clone().unwrap())
+                .collect()
         };
         assert_eq!(names(0), ["homeless", "starting", "unready", "young", "old"]);
         assert_eq!(names(4), ["homeless"]);
@@ -203,7 +285,11 @@ mod tests {
         .unwrap();
         let mut relabelled = pod("c", Some("a"), "Running", false, 1);
         relabelled.metadata.labels = None;
-        let pods = [pod("a", Some("a"), "Running", true, 5), pod("b", Some("a"), "Running", true, 95), relabelled];
+        let pods = [
+            pod("a", Some("a"), "Running", true, 5),
+            pod("b", Some("a"), "Running", true, 95),
+            relabelled,
+        ];
         let (status, look_again) = status(&set, &pods, None, Timestamp::from_second(100).unwrap());
         let expected = json!({
             "replicas": 3, "fullyLabeledReplicas": 2, "readyReplicas": 2, "availableReplicas": 1,

@@ -29,8 +29,9 @@ impl Scheduler {
     }
 
     async fn refuse(&self, pod: &Pod, key: &Key, message: &str) -> anyhow::Result<()> {
-        let told = condition(pod, "PodScheduled")
-            .is_some_and(|condition| condition.status == "False" && condition.message.as_deref() == Some(message));
+        let told = condition(pod, "PodScheduled").is_some_and(|condition| {
+            condition.status == "False" && condition.message.as_deref() == Some(message)
+        });
         if told {
             return Ok(());
         }
@@ -42,9 +43,29 @@ impl Scheduler {
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastTransitionTime": since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         }]}});
-        self.client.patch_status(&Resource::core("pods"), key.namespace(), &key.name, Patch::Strategic, patch).await?;
-        let subject = Subject { api_version: "v1", kind: "Pod", meta: &pod.metadata };
-        events::record(&self.client, SCHEDULER, subject, Kind::Warning, "FailedScheduling", message).await;
+        self.client
+            .patch_status(
+                &Resource::core("pods"),
+                key.namespace(),
+                &key.name,
+                Patch::Strategic,
+                patch,
+            )
+            .await?;
+        let subject = Subject {
+            api_version: "v1",
+            kind: "Pod",
+            meta: &pod.metadata,
+        };
+        events::record(
+            &self.client,
+            SCHEDULER,
+            subject,
+            Kind::Warning,
+            "FailedScheduling",
+            message,
+        )
+        .await;
         Ok(())
     }
 }
@@ -63,7 +84,9 @@ impl Controller for Scheduler {
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let resource = Resource::core("pods");
-        let Some(pod) = common::get::<Pod>(&self.client, &resource, key).await? else { return Ok(Next::Wait) };
+        let Some(pod) = common::get::<Pod>(&self.client, &resource, key).await? else {
+            return Ok(Next::Wait);
+        };
         if !is_ours(&pod) {
             return Ok(Next::Wait);
         }
@@ -77,9 +100,21 @@ impl Controller for Scheduler {
                     Err(status) if status.is_conflict() || status.is_not_found() => return Ok(Next::Wait),
                     Err(status) => return Err(status.into()),
                 }
-                let subject = Subject { api_version: "v1", kind: "Pod", meta: &pod.metadata };
+                let subject = Subject {
+                    api_version: "v1",
+                    kind: "Pod",
+                    meta: &pod.metadata,
+                };
                 let message = format!("Successfully assigned {key} to {node}");
-                events::record(&self.client, SCHEDULER, subject, Kind::Normal, "Scheduled", &message).await;
+                events::record(
+                    &self.client,
+                    SCHEDULER,
+                    subject,
+                    Kind::Normal,
+                    "Scheduled",
+                    &message,
+                )
+                .await;
                 Ok(Next::Wait)
             }
             Err(refusal) => {
@@ -96,14 +131,19 @@ fn is_ours(pod: &Pod) -> bool {
     node_name(pod).is_none()
         && pod.metadata.deletion_timestamp.is_none()
         && !has_ended(pod)
-        && spec.scheduler_name.as_deref().is_none_or(|name| name == SCHEDULER)
+        && spec
+            .scheduler_name
+            .as_deref()
+            .is_none_or(|name| name == SCHEDULER)
         && spec.scheduling_gates.as_deref().unwrap_or_default().is_empty()
 }
 
 /// The best node for a pod, or why there is none in the words of Kubernetes.
 fn choose<'a>(pod: &Pod, nodes: &'a [Node], pods: &[Pod]) -> Result<&'a str, String> {
-    let by_name: BTreeMap<&str, &Node> =
-        nodes.iter().filter_map(|node| Some((node.metadata.name.as_deref()?, node))).collect();
+    let by_name: BTreeMap<&str, &Node> = nodes
+        .iter()
+        .filter_map(|node| Some((node.metadata.name.as_deref()?, node)))
+        .collect();
     if by_name.is_empty() {
         return Err("no nodes available to schedule pods".to_owned());
     }
@@ -111,7 +151,9 @@ fn choose<'a>(pod: &Pod, nodes: &'a [Node], pods: &[Pod]) -> Result<&'a str, Str
     let mut best: Option<((usize, usize), &'a str)> = None;
     let mut misfits = Vec::new();
     for node in nodes {
-        let Some(name) = node.metadata.name.as_deref() else { continue };
+        let Some(name) = node.metadata.name.as_deref() else {
+            continue;
+        };
         match fit::check_node(&spec, node).and_then(|()| fit::check_pods(pod, node, pods, &by_name)) {
             Ok(()) => {
                 let score = crowd(pod, name, pods);
@@ -128,8 +170,11 @@ fn choose<'a>(pod: &Pod, nodes: &'a [Node], pods: &[Pod]) -> Result<&'a str, Str
 /// How crowded a node is for a pod: its siblings first, so that replicas spread, then everybody.
 fn crowd(pod: &Pod, node: &str, pods: &[Pod]) -> (usize, usize) {
     let owner = controller_of(&pod.metadata).map(|owner| &owner.uid);
-    let there = pods.iter().filter(|other| node_name(other) == Some(node) && !has_ended(other));
-    let is_sibling = |other: &&Pod| owner.is_some() && controller_of(&other.metadata).map(|owner| &owner.uid) == owner;
+    let there = pods
+        .iter()
+        .filter(|other| node_name(other) == Some(node) && !has_ended(other));
+    let is_sibling =
+        |other: &&Pod| owner.is_some() && controller_of(&other.metadata).map(|owner| &owner.uid) == owner;
     (there.clone().filter(is_sibling).count(), there.count())
 }
 
@@ -140,7 +185,10 @@ fn refusal(misfits: &[Misfit]) -> String {
     for misfit in misfits {
         *counts.entry(misfit.to_string()).or_default() += 1;
     }
-    let mut reasons: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let mut reasons: Vec<String> = counts
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
     reasons.sort();
     let victims = misfits.iter().filter(|misfit| misfit.goes_with_pods()).count();
     let preemption: Vec<String> = [
@@ -160,6 +208,8 @@ fn refusal(misfits: &[Misfit]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::needless_pass_by_value, reason = "`json!` as an argument reads best")]
+
     use serde_json::Value;
 
     use super::*;
@@ -173,7 +223,10 @@ mod tests {
 
     fn pod(spec: Value) -> Pod {
         let mut pod = json!({"metadata": {"name": "p", "namespace": "default"}, "spec": {"containers": []}});
-        pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        pod["spec"]
+            .as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
         serde_json::from_value(pod).unwrap()
     }
 
@@ -182,7 +235,10 @@ mod tests {
         let nodes = [node("b", json!([])), node("a", json!([]))];
         let on_a = pod(json!({"nodeName": "a"}));
         assert_eq!(choose(&pod(json!({})), &nodes, &[]), Ok("a"));
-        assert_eq!(choose(&pod(json!({})), &nodes, std::slice::from_ref(&on_a)), Ok("b"));
+        assert_eq!(
+            choose(&pod(json!({})), &nodes, std::slice::from_ref(&on_a)),
+            Ok("b")
+        );
         let mut ended = on_a;
         ended.status = serde_json::from_value(json!({"phase": "Succeeded"})).unwrap();
         assert_eq!(choose(&pod(json!({})), &nodes, &[ended]), Ok("a"));
@@ -206,7 +262,9 @@ mod tests {
     #[test]
     fn refusals_are_worded_as_kubernetes_does() {
         let not_ready = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
-        let there = pod(json!({"nodeName": "b", "hostNetwork": true, "containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}));
+        let there = pod(
+            json!({"nodeName": "b", "hostNetwork": true, "containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}),
+        );
         for (new, nodes, expected) in [
             (pod(json!({})), vec![], "no nodes available to schedule pods"),
             (
@@ -229,7 +287,10 @@ mod tests {
                  preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
             ),
         ] {
-            assert_eq!(choose(&new, &nodes, std::slice::from_ref(&there)), Err(expected.to_owned()));
+            assert_eq!(
+                choose(&new, &nodes, std::slice::from_ref(&there)),
+                Err(expected.to_owned())
+            );
         }
     }
 

@@ -68,10 +68,14 @@ fn safe_text(mut number: u64, letters: usize) -> String {
 }
 
 /// A pod as a template says, to be created under a name that starts with `prefix`.
-pub(crate) fn pod(template: &PodTemplateSpec, prefix: &str, owner: Value, labels: &[(&str, &str)]) -> Value {
+pub(crate) fn pod(template: &PodTemplateSpec, prefix: &str, owner: &Value, labels: &[(&str, &str)]) -> Value {
     let meta = template.metadata.clone().unwrap_or_default();
     let mut all_labels = meta.labels.unwrap_or_default();
-    all_labels.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    all_labels.extend(
+        labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+    );
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -106,7 +110,11 @@ mod tests {
     fn equal_templates_and_no_others_have_equal_hashes() {
         assert_eq!(hash(&template("a")), hash(&template("a")));
         assert_ne!(hash(&template("a")), hash(&template("b")));
-        assert!(hash(&template("a")).bytes().all(|letter| ALPHABET.contains(&letter)));
+        assert!(
+            hash(&template("a"))
+                .bytes()
+                .all(|letter| ALPHABET.contains(&letter))
+        );
     }
 
     #[test]
@@ -125,9 +133,17 @@ mod tests {
 
     #[test]
     fn pods_carry_the_template_the_owner_and_the_extra_labels() {
-        let pod = pod(&template("a"), "web-1", json!({"name": "owner"}), &[("pod-template-hash", "x")]);
+        let pod = pod(
+            &template("a"),
+            "web-1",
+            &json!({"name": "owner"}),
+            &[("pod-template-hash", "x")],
+        );
         assert_eq!(pod["metadata"]["generateName"], "web-1-");
-        assert_eq!(pod["metadata"]["labels"], json!({"app": "web", "pod-template-hash": "x"}));
+        assert_eq!(
+            pod["metadata"]["labels"],
+            json!({"app": "web", "pod-template-hash": "x"})
+        );
         assert_eq!(pod["metadata"]["ownerReferences"], json!([{"name": "owner"}]));
         assert_eq!(pod["spec"]["containers"][0]["image"], "a");
     }

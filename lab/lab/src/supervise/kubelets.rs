@@ -50,7 +50,11 @@ pub(crate) async fn keep_running(
             kubelet.pid = None;
             kubelet.restarts += 1;
         });
-        if stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+        if stop
+            .run_until_cancelled(tokio::time::sleep(delay))
+            .await
+            .is_none()
+        {
             return;
         }
     }
@@ -58,7 +62,11 @@ pub(crate) async fn keep_running(
 
 /// The waiting time after a kubelet that lived for `lived`, if the one before it was followed by `last`.
 fn next_delay(last: Duration, lived: Duration) -> Duration {
-    if lived >= STABLE_AFTER { FIRST_DELAY } else { (last * 2).min(LAST_DELAY) }
+    if lived >= STABLE_AFTER {
+        FIRST_DELAY
+    } else {
+        (last * 2).min(LAST_DELAY)
+    }
 }
 
 async fn stop_kubelet(mut child: Child, process: Process) {
@@ -71,7 +79,10 @@ async fn stop_kubelet(mut child: Child, process: Process) {
 
 /// Starts the kubelet inside its node.
 async fn start(paths: &Paths, spec: &Spec, node: &NodeSpec) -> anyhow::Result<(Child, Process)> {
-    let log = OpenOptions::new().create(true).append(true).open(paths.kubelet_log(&node.name))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(paths.kubelet_log(&node.name))?;
     let mut command = std::process::Command::new("/proc/self/exe");
     command
         .args(arguments(paths, spec, node, &std::env::current_exe()?)?)
@@ -79,17 +90,27 @@ async fn start(paths: &Paths, spec: &Spec, node: &NodeSpec) -> anyhow::Result<(C
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    let (entered, host, runtime) = (paths.clone(), node.name.clone(), tokio::runtime::Handle::current());
+    let (entered, host, runtime) = (
+        paths.clone(),
+        node.name.clone(),
+        tokio::runtime::Handle::current(),
+    );
     // A child is born into the namespaces of the thread that makes it. The thread ends with it, so that no thread of
     // the runtime is ever found inside a node.
     let (sender, spawned) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("spawn-kubelet".into()).spawn(move || {
-        let _inside = runtime.enter();
-        let result = node::enter(&entered, &host)
-            .and_then(|()| Command::from(command).kill_on_drop(true).spawn().context("cannot start the process"));
-        // The receiver is gone only when the supervisor stops; then the child is dropped and thereby killed.
-        let _ = sender.send(result);
-    })?;
+    std::thread::Builder::new()
+        .name("spawn-kubelet".into())
+        .spawn(move || {
+            let _inside = runtime.enter();
+            let result = node::enter(&entered, &host).and_then(|()| {
+                Command::from(command)
+                    .kill_on_drop(true)
+                    .spawn()
+                    .context("cannot start the process")
+            });
+            // The receiver is gone only when the supervisor stops; then the child is dropped and thereby killed.
+            let _ = sender.send(result);
+        })?;
     let child = spawned.await.context("the thread that starts it panicked")??;
     let pid = child.id().ok_or_else(|| anyhow!("it ended at once"))?;
     cgroup::join(&Cgroups::of(&spec.cluster)?.kubelet(&node.name), pid)?;
@@ -98,7 +119,12 @@ async fn start(paths: &Paths, spec: &Spec, node: &NodeSpec) -> anyhow::Result<(C
 }
 
 /// The kubelet's command line; see `lab_kubelet::Args`.
-fn arguments(paths: &Paths, spec: &Spec, node: &NodeSpec, exe: &std::path::Path) -> anyhow::Result<Vec<std::ffi::OsString>> {
+fn arguments(
+    paths: &Paths,
+    spec: &Spec,
+    node: &NodeSpec,
+    exe: &std::path::Path,
+) -> anyhow::Result<Vec<std::ffi::OsString>> {
     let control_plane = spec.control_plane()?;
     let mut arguments: Vec<std::ffi::OsString> = vec!["lab".into(), "kubelet".into()];
     let mut add = |name: &str, value: std::ffi::OsString| arguments.extend([name.into(), value]);
@@ -108,7 +134,10 @@ fn arguments(paths: &Paths, spec: &Spec, node: &NodeSpec, exe: &std::path::Path)
     add("--seta-binary", exe.into());
     add("--node-ip", node.address.to_string().into());
     // The address of the service is of use only once something balances load; this one always works.
-    add("--kubernetes-service-host", control_plane.address.to_string().into());
+    add(
+        "--kubernetes-service-host",
+        control_plane.address.to_string().into(),
+    );
     add("--kubernetes-service-port", API_PORT.to_string().into());
     if node == control_plane {
         add("--labels", "node-role.kubernetes.io/control-plane=".into());

@@ -14,7 +14,10 @@ pub(crate) struct StatusFile {
 impl StatusFile {
     /// Of a supervisor that starts now.
     pub(crate) fn new(paths: &Paths) -> Self {
-        Self { paths: paths.clone(), status: Arc::default() }
+        Self {
+            paths: paths.clone(),
+            status: Arc::default(),
+        }
     }
 
     /// Changes the status and writes it down, if it did change. A failure is logged: the cluster works without.
@@ -32,10 +35,19 @@ impl StatusFile {
     /// Changes what is said about one node.
     pub(crate) fn change_node(&self, node: &str, change: impl FnOnce(&mut KubeletStatus)) {
         self.change(|status| {
-            let position = status.kubelets.iter().position(|kubelet| kubelet.node == node).unwrap_or_else(|| {
-                status.kubelets.push(KubeletStatus { node: node.to_owned(), pid: None, restarts: 0, ready: false });
-                status.kubelets.len() - 1
-            });
+            let position = status
+                .kubelets
+                .iter()
+                .position(|kubelet| kubelet.node == node)
+                .unwrap_or_else(|| {
+                    status.kubelets.push(KubeletStatus {
+                        node: node.to_owned(),
+                        pid: None,
+                        restarts: 0,
+                        ready: false,
+                    });
+                    status.kubelets.len() - 1
+                });
             if let Some(kubelet) = status.kubelets.get_mut(position) {
                 change(kubelet);
             }

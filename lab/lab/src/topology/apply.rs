@@ -27,16 +27,34 @@ struct Host {
 /// The kernel refuses something.
 pub(crate) async fn build(paths: &Paths, spec: &Spec) -> anyhow::Result<()> {
     let plan = Plan::new(&spec.nodes);
-    let names = spec.nodes.iter().map(|node| node.name.as_str()).chain([SWITCH, ROUTER, OUTSIDE]);
-    let hosts: BTreeMap<&str, Host> = try_join_all(names.map(|name| open(paths, name))).await?.into_iter().collect();
-    let host = |name: &str| hosts.get(name).with_context(|| format!("the plan names a host {name} that is not there"));
+    let names = spec
+        .nodes
+        .iter()
+        .map(|node| node.name.as_str())
+        .chain([SWITCH, ROUTER, OUTSIDE]);
+    let hosts: BTreeMap<&str, Host> = try_join_all(names.map(|name| open(paths, name)))
+        .await?
+        .into_iter()
+        .collect();
+    let host = |name: &str| {
+        hosts
+            .get(name)
+            .with_context(|| format!("the plan names a host {name} that is not there"))
+    };
 
     let switch = host(SWITCH)?;
     switch.netlink.add_bridge(BRIDGE).await?;
     for Cable(one, other) in &plan.cables {
         let (a, b) = (host(&one.host)?, host(&other.host)?);
-        let end = |link, host| VethEnd { name: link, mac: None, netns: Some(host) };
-        switch.netlink.add_veth(&end(&one.link, &a.netns), &end(&other.link, &b.netns), MTU).await?;
+        let end = |link, host| VethEnd {
+            name: link,
+            mac: None,
+            netns: Some(host),
+        };
+        switch
+            .netlink
+            .add_veth(&end(&one.link, &a.netns), &end(&other.link, &b.netns), MTU)
+            .await?;
     }
     let bridge = switch.netlink.link_by_name(BRIDGE).await?.index;
     for port in &plan.bridge {
@@ -49,19 +67,32 @@ pub(crate) async fn build(paths: &Paths, spec: &Spec) -> anyhow::Result<()> {
         let device = netlink.link_by_name(&address.link).await?.index;
         let net = Ipv6Net::new(address.address, address.prefix)?;
         netlink.add_address(device, net.into()).await?;
-        netlink.add_route(&Route { protocol: STATIC, ..Route::new(net.trunc().into(), device) }).await?;
+        netlink
+            .add_route(&Route {
+                protocol: STATIC,
+                ..Route::new(net.trunc().into(), device)
+            })
+            .await?;
     }
     for (name, gateway) in &plan.default_routes {
         let netlink = &host(name)?.netlink;
         let device = netlink.link_by_name(UPLINK).await?.index;
-        netlink.add_route(&Route { protocol: STATIC, ..Route::default_via((*gateway).into(), device) }).await?;
+        netlink
+            .add_route(&Route {
+                protocol: STATIC,
+                ..Route::default_via((*gateway).into(), device)
+            })
+            .await?;
     }
     Ok(())
 }
 
 async fn open<'a>(paths: &Paths, name: &'a str) -> anyhow::Result<(&'a str, Host)> {
     let netns = Netns::open(paths.namespaces(name).join("net"))?;
-    netns.run(set_host_sysctls).await?.with_context(|| format!("cannot prepare the network of {name}"))?;
+    netns
+        .run(set_host_sysctls)
+        .await?
+        .with_context(|| format!("cannot prepare the network of {name}"))?;
     let netlink = Netlink::open_in(&netns).await?;
     Ok((name, Host { netns, netlink }))
 }

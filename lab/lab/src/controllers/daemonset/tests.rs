@@ -1,3 +1,5 @@
+#![expect(clippy::needless_pass_by_value, reason = "`json!` as an argument reads best")]
+
 use super::*;
 
 fn set(strategy: Value) -> DaemonSet {
@@ -13,7 +15,10 @@ fn set(strategy: Value) -> DaemonSet {
 }
 
 fn node(name: &str, taint: Option<(&str, &str)>) -> Node {
-    let taints: Vec<_> = taint.iter().map(|(key, effect)| json!({"key": key, "effect": effect})).collect();
+    let taints: Vec<_> = taint
+        .iter()
+        .map(|(key, effect)| json!({"key": key, "effect": effect}))
+        .collect();
     serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {"os": "linux"}}, "spec": {"taints": taints},
     }))
@@ -30,7 +35,9 @@ fn pod(name: &str, node: &str, hash: &str, ready: bool) -> Pod {
 }
 
 fn names(pods: &[&Pod]) -> Vec<String> {
-    pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect()
+    pods.iter()
+        .map(|pod| pod.metadata.name.clone().unwrap())
+        .collect()
 }
 
 fn plan<'a>(set: &DaemonSet, nodes: &[Node], pods: &'a [Pod]) -> Plan<'a> {
@@ -111,19 +118,30 @@ fn updates_roll() {
         (rolling(json!(2)), &one_new_coming, vec!["b"]),
         (json!({"type": "OnDelete"}), &all_old, vec![]),
     ] {
-        assert_eq!(names(&plan(&set(strategy.clone()), &nodes, pods).delete), expected, "{strategy}");
+        assert_eq!(
+            names(&plan(&set(strategy.clone()), &nodes, pods).delete),
+            expected,
+            "{strategy}"
+        );
     }
 }
 
 #[test]
 fn a_pod_names_its_node_and_tolerates_what_daemons_must() {
     let pod = pod_for(&set(json!({})), "h", "a");
-    assert_eq!(pod["metadata"]["labels"], json!({"app": "agent", HASH_LABEL: "h"}));
+    assert_eq!(
+        pod["metadata"]["labels"],
+        json!({"app": "agent", HASH_LABEL: "h"})
+    );
     assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], "u");
     let typed: Pod = serde_json::from_value(pod).unwrap();
     assert_eq!(target_node(&typed), Some("a"));
     let tolerations = typed.spec.unwrap().tolerations.unwrap();
-    assert!(tolerations.iter().any(|t| t.key.as_deref() == Some("node.kubernetes.io/not-ready")));
+    assert!(
+        tolerations
+            .iter()
+            .any(|t| t.key.as_deref() == Some("node.kubernetes.io/not-ready"))
+    );
     let twice = tolerant(tolerant(PodSpec::default()));
     assert_eq!(twice, tolerant(PodSpec::default()));
 }

@@ -26,16 +26,24 @@ impl Strategy {
         let strategy = spec.strategy.as_ref();
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
         let quarter = |up| if up { (total + 3) / 4 } else { total / 4 };
-        let surge = rolling.and_then(|r| r.max_surge.as_ref()).map_or(quarter(true), |v| int_or_percent(v, total, true));
-        let missing =
-            rolling.and_then(|r| r.max_unavailable.as_ref()).map_or(quarter(false), |v| int_or_percent(v, total, false));
+        let surge = rolling
+            .and_then(|r| r.max_surge.as_ref())
+            .map_or(quarter(true), |v| int_or_percent(v, total, true));
+        let missing = rolling
+            .and_then(|r| r.max_unavailable.as_ref())
+            .map_or(quarter(false), |v| int_or_percent(v, total, false));
         let recreate = strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate");
         let (max_surge, mut max_unavailable) = (count(surge), count(missing).min(count(total)));
         // With neither, no update could begin; Kubernetes resolves it the same way.
         if !recreate && max_surge == 0 && max_unavailable == 0 {
             max_unavailable = 1;
         }
-        Self { replicas: count(total), max_surge, max_unavailable, recreate }
+        Self {
+            replicas: count(total),
+            max_surge,
+            max_unavailable,
+            recreate,
+        }
     }
 }
 
@@ -82,11 +90,23 @@ pub(crate) struct Resize {
 
 /// The next step of an update: repeated, it ends with all pods in the new set.
 pub(crate) fn resize(strategy: Strategy, new: Sizes, old: &[Sizes]) -> Resize {
-    let Strategy { replicas, max_surge, max_unavailable, recreate } = strategy;
+    let Strategy {
+        replicas,
+        max_surge,
+        max_unavailable,
+        recreate,
+    } = strategy;
     let old_there: usize = old.iter().map(|sizes| sizes.pods.max(sizes.wanted)).sum();
     if recreate {
-        let size = if old_there == 0 { replicas } else { new.wanted.min(replicas) };
-        return Resize { new: size, old: vec![0; old.len()] };
+        let size = if old_there == 0 {
+            replicas
+        } else {
+            new.wanted.min(replicas)
+        };
+        return Resize {
+            new: size,
+            old: vec![0; old.len()],
+        };
     }
     let old_wanted: usize = old.iter().map(|sizes| sizes.wanted).sum();
     // The new set grows into whatever room the bound leaves, and never beyond what is asked for.
@@ -108,5 +128,8 @@ pub(crate) fn resize(strategy: Strategy, new: Sizes, old: &[Sizes]) -> Resize {
             spare -= step;
         }
     }
-    Resize { new: grown, old: sizes }
+    Resize {
+        new: grown,
+        old: sizes,
+    }
 }

@@ -3,20 +3,38 @@ use proptest::{prop_assert, prop_assert_eq, prop_assume, proptest};
 use super::*;
 
 fn strategy(replicas: usize, max_surge: usize, max_unavailable: usize) -> Strategy {
-    Strategy { replicas, max_surge, max_unavailable, recreate: false }
+    Strategy {
+        replicas,
+        max_surge,
+        max_unavailable,
+        recreate: false,
+    }
 }
 
 fn full(size: usize) -> Sizes {
-    Sizes { wanted: size, pods: size, ready: size, available: size }
+    Sizes {
+        wanted: size,
+        pods: size,
+        ready: size,
+        available: size,
+    }
 }
 
 fn starting(size: usize) -> Sizes {
-    Sizes { wanted: size, pods: size, ready: 0, available: 0 }
+    Sizes {
+        wanted: size,
+        pods: size,
+        ready: 0,
+        available: 0,
+    }
 }
 
 #[test]
 fn steps() {
-    let recreate = Strategy { recreate: true, ..strategy(3, 0, 0) };
+    let recreate = Strategy {
+        recreate: true,
+        ..strategy(3, 0, 0)
+    };
     for (strategy, new, old, expected_new, expected_old) in [
         // the first roll-out, and scaling
         (strategy(3, 1, 0), full(0), vec![], 3, vec![]),
@@ -33,14 +51,33 @@ fn steps() {
         (strategy(3, 0, 1), full(0), vec![full(2)], 1, vec![2]),
         (strategy(3, 0, 1), starting(1), vec![full(2)], 1, vec![2]),
         // broken old pods go at once
-        (strategy(3, 1, 1), starting(1), vec![starting(1), full(2)], 1, vec![0, 2]),
+        (
+            strategy(3, 1, 1),
+            starting(1),
+            vec![starting(1), full(2)],
+            1,
+            vec![0, 2],
+        ),
         // recreate
         (recreate, full(0), vec![full(3)], 0, vec![0]),
-        (recreate, full(0), vec![Sizes { wanted: 0, ..full(1) }], 0, vec![0]),
+        (
+            recreate,
+            full(0),
+            vec![Sizes { wanted: 0, ..full(1) }],
+            0,
+            vec![0],
+        ),
         (recreate, full(0), vec![full(0)], 3, vec![0]),
     ] {
-        let expected = plan::Resize { new: expected_new, old: expected_old };
-        assert_eq!(resize(strategy, new, &old), expected, "{strategy:?} {new:?} {old:?}");
+        let expected = plan::Resize {
+            new: expected_new,
+            old: expected_old,
+        };
+        assert_eq!(
+            resize(strategy, new, &old),
+            expected,
+            "{strategy:?} {new:?} {old:?}"
+        );
     }
 }
 
@@ -72,12 +109,12 @@ proptest! {
 fn strategies() {
     let of = |spec: Value| -> Strategy {
         let mut all = json!({"selector": {}, "template": {}});
-        all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        all.as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
         Strategy::of(&serde_json::from_value(all).unwrap())
     };
-    let rolling = |surge: Value, missing: Value| {
-        json!({"replicas": 10, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": missing}}})
-    };
+    let rolling = |surge: Value, missing: Value| json!({"replicas": 10, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": missing}}});
     for (spec, expected) in [
         (json!({}), strategy(1, 1, 0)),
         (json!({"replicas": 10}), strategy(10, 3, 2)),
@@ -104,9 +141,19 @@ fn set(name: &str, revision: u64, wanted: i32, there: i32) -> ReplicaSet {
 
 #[test]
 fn history_is_bounded_and_only_empty_sets_go() {
-    let sets = [set("a", 1, 0, 0), set("b", 2, 0, 1), set("c", 3, 0, 0), set("d", 4, 0, 0)];
+    let sets = [
+        set("a", 1, 0, 0),
+        set("b", 2, 0, 1),
+        set("c", 3, 0, 0),
+        set("d", 4, 0, 0),
+    ];
     let old: Vec<_> = sets.iter().collect();
-    let names = |limit| -> Vec<_> { outdated(&old, limit).iter().map(|set| set.metadata.name.clone().unwrap()).collect() };
+    let names = |limit| -> Vec<_> {
+        outdated(&old, limit)
+            .iter()
+            .map(|set| set.metadata.name.clone().unwrap())
+            .collect()
+    };
     assert_eq!(names(10), [""; 0]);
     assert_eq!(names(3), ["a"]);
     assert_eq!(names(2), ["a", "c"]);
@@ -124,7 +171,10 @@ fn status_tells_progress_success_and_failure() {
     };
     let reason = |status: &Value, kind: &str| -> String {
         let conditions = status["conditions"].as_array().unwrap();
-        let found = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
+        let found = conditions
+            .iter()
+            .find(|condition| condition["type"] == kind)
+            .unwrap();
         found["reason"].as_str().unwrap().to_owned()
     };
     let strategy = strategy(2, 1, 0);
@@ -133,7 +183,10 @@ fn status_tells_progress_success_and_failure() {
     let (first, again) = status(&deployment(json!({})), &[&half], &[], strategy, now);
     assert_eq!(reason(&first, "Progressing"), "ReplicaSetUpdated");
     assert_eq!(reason(&first, "Available"), "MinimumReplicasUnavailable");
-    assert_eq!((&first["unavailableReplicas"], again), (&json!(1), Some(Duration::from_secs(600))));
+    assert_eq!(
+        (&first["unavailableReplicas"], again),
+        (&json!(1), Some(Duration::from_secs(600)))
+    );
 
     let later: Timestamp = "2026-01-01T01:10:00Z".parse().unwrap();
     let (stuck, again) = status(&deployment(first.clone()), &[&half], &[], strategy, later);
@@ -145,5 +198,8 @@ fn status_tells_progress_success_and_failure() {
     assert_eq!(reason(&complete, "Available"), "MinimumReplicasAvailable");
     assert_eq!(again, None);
     let (repeated, _) = status(&deployment(complete.clone()), &[&done], &[], strategy, now);
-    assert!(!differs(&complete, &repeated), "nothing changed: {complete} {repeated}");
+    assert!(
+        !differs(&complete, &repeated),
+        "nothing changed: {complete} {repeated}"
+    );
 }

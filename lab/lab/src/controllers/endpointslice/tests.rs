@@ -1,8 +1,12 @@
+#![expect(clippy::needless_pass_by_value, reason = "`json!` as an argument reads best")]
+
 use super::*;
 
 fn service(spec: Value) -> Service {
     let mut all = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
-    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    all.as_object_mut()
+        .unwrap()
+        .extend(spec.as_object().unwrap().clone());
     serde_json::from_value(json!({
         "metadata": {"name": "web", "namespace": "default", "uid": "s", "labels": {"team": "a"}}, "spec": all,
     }))
@@ -28,7 +32,12 @@ fn conditions(slice: &Value) -> Vec<(&str, bool, bool, bool)> {
         .iter()
         .map(|endpoint| {
             let holds = |name: &str| endpoint["conditions"][name] == true;
-            (endpoint["targetRef"]["name"].as_str().unwrap(), holds("ready"), holds("serving"), holds("terminating"))
+            (
+                endpoint["targetRef"]["name"].as_str().unwrap(),
+                holds("ready"),
+                holds("serving"),
+                holds("terminating"),
+            )
         })
         .collect()
 }
@@ -51,17 +60,33 @@ fn states_of_pods() {
     assert_eq!(slices.len(), 1);
     assert_eq!(
         conditions(&slices[0]),
-        [("a", true, true, false), ("b", false, false, false), ("ending", false, true, true)]
+        [
+            ("a", true, true, false),
+            ("b", false, false, false),
+            ("ending", false, true, true)
+        ]
     );
-    assert_eq!(slices[0]["ports"], json!([{"name": "", "port": 80, "protocol": "TCP"}]));
+    assert_eq!(
+        slices[0]["ports"],
+        json!([{"name": "", "port": 80, "protocol": "TCP"}])
+    );
     assert_eq!(slices[0]["metadata"]["labels"][SERVICE_LABEL], "web");
     assert_eq!(slices[0]["metadata"]["labels"]["team"], "a");
 
     let endpoints = endpoints_for(&plain, &pods);
     assert_eq!(endpoints["subsets"].as_array().unwrap().len(), 1);
     assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "fd00::1");
-    assert_eq!(endpoints["subsets"][0]["notReadyAddresses"].as_array().unwrap().len(), 1);
-    assert_eq!(endpoints["subsets"][0]["ports"], json!([{"port": 80, "protocol": "TCP"}]));
+    assert_eq!(
+        endpoints["subsets"][0]["notReadyAddresses"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        endpoints["subsets"][0]["ports"],
+        json!([{"port": 80, "protocol": "TCP"}])
+    );
 
     let eager = slices_for(&service(json!({"publishNotReadyAddresses": true})), &pods);
     assert!(conditions(&eager[0]).iter().all(|(_, ready, ..)| *ready));
@@ -69,23 +94,35 @@ fn states_of_pods() {
 
 #[test]
 fn named_ports_may_differ_and_may_be_missing() {
-    let named = service(json!({"ports": [{"name": "w", "port": 80, "targetPort": "http"}, {"name": "x", "port": 81, "targetPort": "nope"}]}));
-    let slices = slices_for(&named, &[pod("a", "fd00::1", true, 8080), pod("b", "fd00::2", true, 9090)]);
+    let named = service(
+        json!({"ports": [{"name": "w", "port": 80, "targetPort": "http"}, {"name": "x", "port": 81, "targetPort": "nope"}]}),
+    );
+    let slices = slices_for(
+        &named,
+        &[pod("a", "fd00::1", true, 8080), pod("b", "fd00::2", true, 9090)],
+    );
     let mut ports: Vec<_> = slices.iter().map(|slice| slice["ports"].clone()).collect();
     ports.sort_by_key(ToString::to_string);
     assert_eq!(
         ports,
-        [json!([{"name": "w", "port": 8080, "protocol": "TCP"}]), json!([{"name": "w", "port": 9090, "protocol": "TCP"}])]
+        [
+            json!([{"name": "w", "port": 8080, "protocol": "TCP"}]),
+            json!([{"name": "w", "port": 9090, "protocol": "TCP"}])
+        ]
     );
     assert_ne!(slices[0]["metadata"]["name"], slices[1]["metadata"]["name"]);
 }
 
 #[test]
 fn slices_are_bounded_and_stable() {
-    let pods: Vec<Pod> =
-        (0..250).map(|n| pod(&format!("p{n:03}"), &format!("fd00::{n:x}"), true, 80)).collect();
+    let pods: Vec<Pod> = (0..250)
+        .map(|n| pod(&format!("p{n:03}"), &format!("fd00::{n:x}"), true, 80))
+        .collect();
     let slices = slices_for(&service(json!({})), &pods);
-    let sizes: Vec<_> = slices.iter().map(|slice| slice["endpoints"].as_array().unwrap().len()).collect();
+    let sizes: Vec<_> = slices
+        .iter()
+        .map(|slice| slice["endpoints"].as_array().unwrap().len())
+        .collect();
     assert_eq!(sizes, [100, 100, 50]);
     let reversed: Vec<Pod> = pods.into_iter().rev().collect();
     assert_eq!(slices_for(&service(json!({})), &reversed), slices);
@@ -96,7 +133,11 @@ fn slices_are_bounded_and_stable() {
 #[test]
 fn services_without_a_selector_are_not_ours() {
     assert!(selector(&service(json!({}))).is_some());
-    for spec in [json!({"selector": {}}), json!({"selector": null}), json!({"type": "ExternalName"})] {
+    for spec in [
+        json!({"selector": {}}),
+        json!({"selector": null}),
+        json!({"type": "ExternalName"}),
+    ] {
         assert!(selector(&service(spec.clone())).is_none(), "{spec}");
     }
     let foreign = json!({"metadata": {"namespace": "default", "labels": {SERVICE_LABEL: "web"}}});

@@ -41,14 +41,22 @@ impl Entry {
     pub(crate) fn of(resource: &Resource, object: &Value) -> Option<Self> {
         let meta = &object["metadata"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let owners = meta["ownerReferences"].as_array().into_iter().flatten().map(|owner| Owner {
-            uid: text(&owner["uid"]),
-            api_version: text(&owner["apiVersion"]),
-            kind: text(&owner["kind"]),
-            name: text(&owner["name"]),
-            blocks: owner["blockOwnerDeletion"] == true,
-        });
-        let finalizer = |name: &str| meta["finalizers"].as_array().is_some_and(|list| list.iter().any(|f| f == name));
+        let owners = meta["ownerReferences"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|owner| Owner {
+                uid: text(&owner["uid"]),
+                api_version: text(&owner["apiVersion"]),
+                kind: text(&owner["kind"]),
+                name: text(&owner["name"]),
+                blocks: owner["blockOwnerDeletion"] == true,
+            });
+        let finalizer = |name: &str| {
+            meta["finalizers"]
+                .as_array()
+                .is_some_and(|list| list.iter().any(|f| f == name))
+        };
         Some(Self {
             uid: meta["uid"].as_str()?.to_owned(),
             resource: resource.clone(),
@@ -100,7 +108,11 @@ impl Graph {
 
     /// Objects that name this one as an owner.
     pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Entry> {
-        self.dependents.get(uid).into_iter().flatten().filter_map(|uid| self.entries.get(uid))
+        self.dependents
+            .get(uid)
+            .into_iter()
+            .flatten()
+            .filter_map(|uid| self.entries.get(uid))
     }
 
     /// Takes an object in; answers whom to look at because of it.
@@ -117,7 +129,10 @@ impl Graph {
             affected.extend(known.owners.iter().map(|owner| owner.uid.clone()));
         }
         for owner in &entry.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+            self.dependents
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(uid.clone());
         }
         if entry.waits_for_dependents() {
             affected.extend(self.dependents(&uid).map(|dependent| dependent.uid.clone()));
@@ -131,7 +146,9 @@ impl Graph {
 
     /// Forgets an object; answers whom to look at because of it.
     pub(crate) fn remove(&mut self, uid: &str) -> Vec<String> {
-        let Some(entry) = self.entries.remove(uid) else { return Vec::new() };
+        let Some(entry) = self.entries.remove(uid) else {
+            return Vec::new();
+        };
         self.unlink(&entry);
         let owners = entry.owners.into_iter().map(|owner| owner.uid);
         let dependents = self.dependents.get(uid).into_iter().flatten().cloned();
@@ -163,7 +180,9 @@ impl Graph {
 
     /// What to do about an object, if the owners in `absent` are known to be gone.
     pub(crate) fn decide(&self, uid: &str, absent: &[String]) -> Action {
-        let Some(entry) = self.entries.get(uid) else { return Action::Nothing };
+        let Some(entry) = self.entries.get(uid) else {
+            return Action::Nothing;
+        };
         if entry.deleting {
             return if entry.orphan {
                 Action::Orphan
@@ -177,9 +196,15 @@ impl Graph {
             return Action::Nothing;
         }
         let is_absent = |owner: &Owner| absent.contains(&owner.uid);
-        let waits = |owner: &Owner| self.entries.get(&owner.uid).is_some_and(Entry::waits_for_dependents);
-        let (leaving, staying): (Vec<&Owner>, Vec<&Owner>) =
-            entry.owners.iter().partition(|owner| is_absent(owner) || waits(owner));
+        let waits = |owner: &Owner| {
+            self.entries
+                .get(&owner.uid)
+                .is_some_and(Entry::waits_for_dependents)
+        };
+        let (leaving, staying): (Vec<&Owner>, Vec<&Owner>) = entry
+            .owners
+            .iter()
+            .partition(|owner| is_absent(owner) || waits(owner));
         if leaving.is_empty() {
             Action::Nothing
         } else if !staying.is_empty() {
@@ -194,7 +219,8 @@ impl Graph {
 
     /// Whether a dependent is there that its owner waits for.
     fn is_blocked(&self, uid: &str) -> bool {
-        self.dependents(uid).any(|entry| entry.owners.iter().any(|owner| owner.uid == uid && owner.blocks))
+        self.dependents(uid)
+            .any(|entry| entry.owners.iter().any(|owner| owner.uid == uid && owner.blocks))
     }
 }
 
@@ -209,7 +235,8 @@ mod tests {
             .iter()
             .map(|uid| json!({"uid": uid, "kind": "K", "apiVersion": "v1", "name": uid, "blockOwnerDeletion": true}))
             .collect();
-        let mut object = json!({"metadata": {"name": uid, "namespace": "n", "uid": uid, "ownerReferences": owners}});
+        let mut object =
+            json!({"metadata": {"name": uid, "namespace": "n", "uid": uid, "ownerReferences": owners}});
         if let Some(finalizer) = finalizer {
             object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
             object["metadata"]["finalizers"] = json!([finalizer]);
@@ -235,17 +262,41 @@ mod tests {
         for (entries, gone, expected) in [
             (vec![there.clone(), child(&["owner"])], vec![], Action::Nothing),
             (vec![child(&["owner"])], vec![], Action::Nothing),
-            (vec![child(&["owner"])], absent(&["owner"]), Action::Delete("Background")),
-            (vec![other.clone(), child(&["owner", "other"])], absent(&["owner"]), Action::RemoveOwners(absent(&["owner"]))),
-            (vec![waiting.clone(), child(&["owner"])], vec![], Action::Delete("Background")),
             (
-                vec![waiting.clone(), child(&["owner"]), object("grandchild", &["child"], None)],
+                vec![child(&["owner"])],
+                absent(&["owner"]),
+                Action::Delete("Background"),
+            ),
+            (
+                vec![other.clone(), child(&["owner", "other"])],
+                absent(&["owner"]),
+                Action::RemoveOwners(absent(&["owner"])),
+            ),
+            (
+                vec![waiting.clone(), child(&["owner"])],
+                vec![],
+                Action::Delete("Background"),
+            ),
+            (
+                vec![
+                    waiting.clone(),
+                    child(&["owner"]),
+                    object("grandchild", &["child"], None),
+                ],
                 vec![],
                 Action::Delete("Foreground"),
             ),
-            (vec![waiting, other, child(&["owner", "other"])], vec![], Action::RemoveOwners(absent(&["owner"]))),
+            (
+                vec![waiting, other, child(&["owner", "other"])],
+                vec![],
+                Action::RemoveOwners(absent(&["owner"])),
+            ),
             (vec![child(&[])], vec![], Action::Nothing),
-            (vec![there, object("child", &["owner"], Some("example.com/x"))], vec![], Action::Nothing),
+            (
+                vec![there, object("child", &["owner"], Some("example.com/x"))],
+                vec![],
+                Action::Nothing,
+            ),
         ] {
             assert_eq!(graph(&entries).decide("child", &gone), expected, "{entries:#?}");
         }
@@ -270,7 +321,10 @@ mod tests {
     fn changes_wake_those_they_concern() {
         let mut graph = graph(&[object("owner", &[], None), object("child", &["owner"], None)]);
         assert_eq!(graph.put(object("child", &["owner"], None)), [""; 0]);
-        assert_eq!(graph.put(object("owner", &[], Some(FOREGROUND))), ["child", "owner"]);
+        assert_eq!(
+            graph.put(object("owner", &[], Some(FOREGROUND))),
+            ["child", "owner"]
+        );
         assert_eq!(graph.put(object("child", &[], None)), ["owner"]);
         assert_eq!(graph.decide("owner", &[]), Action::Release);
         graph.put(object("child", &["owner"], None));

@@ -77,6 +77,8 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// The agent: what runs on every node
+    Agent(agent::Args),
     /// The operator: what one per cluster does
     Operator(operator::Args),
     /// Look into the agent of this node; `cilium` and `cilium-dbg` inside its pod
@@ -87,4 +89,16 @@ pub(crate) enum Command {
     /// The CNI plugin, as a container runtime calls it
     #[command(hide = true)]
     Cni,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn no_flag_is_in_the_way_of_another() {
+        Cli::command().debug_assert();
+    }
 }

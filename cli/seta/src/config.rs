@@ -15,7 +15,7 @@ use crate::cli::Global;
 use crate::cluster::{self, Cluster};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::progress::step;
-use crate::values::schema::Schema;
+use crate::values::schema::{self, Schema};
 
 /// The ConfigMap.
 const CONFIG: &str = "cilium-config";
@@ -109,13 +109,15 @@ fn check(config: &BTreeMap<String, String>, key: &str, value: Option<&str>) -> R
     let (_, warnings) =
         AgentConfig::parse(&changed).map_err(|problems| Failure::Usage(format!("nothing was changed: {problems}")))?;
     let Some(value) = value else { return Ok(()) };
-    let schema = Schema::of_chart().map_err(|error| Failure::Usage(error.to_string()))?;
-    if let Some(why) = schema.refusal_of_key(key, value) {
+    let refusals = Schema::of_chart().map_err(|error| Failure::Usage(error.to_string()))?;
+    if let Some(why) = refusals.refusal_of_key(key, value) {
         return Err(Failure::Usage(format!("nothing was changed: {key}={value} is not possible: {why}")));
     }
     for warning in warnings {
         match warning {
             Warning::Unknown { key: unknown, nearest } if unknown == key => {
+                let known = config.keys().cloned().collect();
+                let nearest = nearest.map(str::to_owned).or_else(|| schema::nearest(key, &known));
                 let suggestion = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
                 return Err(Failure::Usage(format!("nothing was changed: there is no key {key}{suggestion}")));
             }

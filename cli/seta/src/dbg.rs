@@ -23,7 +23,7 @@ use output::Output;
 /// Look into the agent of this node.
 #[derive(Debug, Parser)]
 #[command(name = "cilium-dbg", disable_version_flag = true)]
-pub struct Args {
+pub(crate) struct Args {
     /// Socket of the agent.
     #[arg(short = 'H', long = "host", env = "CILIUM_SOCK", default_value = api::SOCKET, global = true)]
     host: PathBuf,
@@ -141,7 +141,7 @@ enum Metrics {
 }
 
 /// Runs a verb. The exit code is 1 when the agent cannot be asked, or says that something is wrong.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { host, timeout, verb } = args;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = Client::new(host, Duration::from_secs(timeout));

@@ -58,6 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
         Command::Lab(command) => lab::run(command),
+        Command::Agent(arguments) => agent::run(arguments),
         Command::Operator(arguments) => operator::run(arguments),
         Command::Dbg(arguments) => dbg::run(arguments),
         Command::Cni => Ok(cni::run()),

@@ -281,7 +281,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// The path nearest to one that does not exist, if any is near enough to be meant.
-fn nearest(path: &str, known: &BTreeSet<String>) -> Option<String> {
+pub(crate) fn nearest(path: &str, known: &BTreeSet<String>) -> Option<String> {
     let lower = path.to_lowercase();
     let (parent, _) = lower.rsplit_once('.').unwrap_or_default();
     known

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
@@ -14,6 +13,7 @@ use nix::net::if_::{if_indextoname, if_nametoindex};
 use crate::Cause;
 use crate::pins::{PinError, Pins, remove_file};
 use crate::sys::{self, TcxLink};
+use crate::verified::Classifiers;
 
 /// A program cannot be attached to, or detached from, a device.
 #[derive(Debug, thiserror::Error)]
@@ -104,21 +104,21 @@ pub struct Attachment {
     pub link_id: u32,
     /// Number of the program in the kernel.
     pub program_id: u32,
-    /// The program is the one that this process loaded, not that of a predecessor.
+    /// The program is the one that this process attaches, not another one of a predecessor.
     pub current: bool,
 }
 
 /// The loaded programs and their links.
 pub(crate) struct Programs {
     pins: Pins,
-    ebpf: Mutex<Ebpf>,
+    classifiers: Mutex<Classifiers>,
 }
 
 impl Programs {
-    pub(crate) fn new(pins: Pins, ebpf: Ebpf) -> Self {
+    pub(crate) fn new(pins: Pins, classifiers: Classifiers) -> Self {
         Self {
             pins,
-            ebpf: Mutex::new(ebpf),
+            classifiers: Mutex::new(classifiers),
         }
     }
 
@@ -128,9 +128,8 @@ impl Programs {
 
     /// Runs `work` with a loaded program; `None` when there is none with this name.
     pub(crate) fn with<T>(&self, name: &str, work: impl FnOnce(&mut SchedClassifier) -> T) -> Option<T> {
-        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let program = ebpf.program_mut(name)?.try_into().ok()?;
-        Some(work(program))
+        let mut classifiers = self.classifiers.lock().unwrap_or_else(PoisonError::into_inner);
+        classifiers.get_mut(name).map(work)
     }
 
     pub(crate) fn attach(

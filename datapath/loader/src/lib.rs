@@ -8,6 +8,7 @@
 //! seta/maps/<map name>                 maps, all of one ABI version, replaced as a whole
 //! seta/maps/seta_abi                   the ABI version of the maps beside it
 //! seta/links/<program>-<ifindex>       tcx links
+//! seta/programs/<fingerprint>/<name>   programs that need not be verified again while nothing has changed
 //! seta/next/                           a new set of maps while it is being prepared
 //! ```
 //!
@@ -28,6 +29,7 @@ mod pins;
 mod sizing;
 mod sys;
 mod table;
+mod verified;
 
 pub use attach::{AttachError, Attached, Attachment, Direction};
 pub use conntrack::{ConntrackGc, GcReport, monotonic_ns};

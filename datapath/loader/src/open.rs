@@ -17,6 +17,7 @@ use crate::object::{self, MAPS, ObjectError, PROGRAMS};
 use crate::pins::{PinError, Pins};
 use crate::sizing::MapSizes;
 use crate::table::{Layout, Table, TableError, Wire, io_error};
+use crate::verified::{self, Classifiers};
 use crate::{Cause, Datapath};
 
 /// First kernel with tcx links (commit e420bed02507, "bpf: Add fd-based tcx multi-prog infra with link support").
@@ -101,10 +102,10 @@ pub(crate) fn open(options: &Options) -> Result<Datapath, OpenError> {
             pins.keep(name)?;
         }
     }
-    let directory = if renew { pins.next() } else { pins.maps() };
-    let loaded = load(options, &sizes, &directory).and_then(|ebpf| assemble(ebpf, &pins, &decisions));
+    let loaded = load_or_reopen(options, &sizes, &pins, renew)
+        .and_then(|classifiers| Ok((classifiers, assemble(&pins, &decisions, renew)?)));
     let mut datapath = match loaded {
-        Ok(parts) => parts.into_datapath(pins),
+        Ok((classifiers, parts)) => parts.into_datapath(Programs::new(pins, classifiers)),
         Err(error) => {
             if renew {
                 pins.discard_next()?;
@@ -120,17 +121,36 @@ pub(crate) fn open(options: &Options) -> Result<Datapath, OpenError> {
     Ok(datapath)
 }
 
+/// The programs, from their pins if they are the same and work on the same maps, else through the verifier.
+fn load_or_reopen(
+    options: &Options,
+    sizes: &BTreeMap<&'static str, u32>,
+    pins: &Pins,
+    renew: bool,
+) -> Result<Classifiers, OpenError> {
+    if !renew {
+        let fingerprint = verified::fingerprint(options.object, &options.config, &pins.maps())?;
+        if let Some(classifiers) = verified::reopen(pins, &fingerprint) {
+            return Ok(classifiers);
+        }
+    }
+    let directory = pins.set(renew);
+    let mut ebpf = load(options, sizes, &directory)?;
+    let fingerprint = verified::fingerprint(options.object, &options.config, &directory)?;
+    Ok(verified::keep(pins, &fingerprint, &mut ebpf)?)
+}
+
 /// Opens the tables and copies what can be copied.
 fn assemble(
-    mut ebpf: Ebpf,
     pins: &Pins,
     decisions: &BTreeMap<&'static str, Decision>,
+    renew: bool,
 ) -> Result<Parts, OpenError> {
     let mut news = Vec::new();
     let mut predecessors = Vec::new();
     let mut opener = Opener {
-        ebpf: &mut ebpf,
-        maps: pins.maps(),
+        directory: pins.set(renew),
+        predecessor: pins.maps(),
         decisions,
         news: &mut news,
     };
@@ -145,7 +165,6 @@ fn assemble(
     let lost = opener.counters(names::EVENTS_LOST)?;
     opener.tell(names::EVENTS, 0, 0);
     Ok(Parts {
-        ebpf,
         endpoints,
         devices,
         ipcache,
@@ -158,9 +177,8 @@ fn assemble(
     })
 }
 
-/// A datapath that has no pins yet.
+/// A datapath without its programs.
 struct Parts {
-    ebpf: Ebpf,
     endpoints: Table<Addr, Endpoint>,
     devices: Table<u32, Addr>,
     ipcache: Table<Addr, Peer>,
@@ -173,9 +191,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn into_datapath(self, pins: Pins) -> Datapath {
+    fn into_datapath(self, programs: Programs) -> Datapath {
         let Self {
-            ebpf,
             endpoints,
             devices,
             ipcache,
@@ -187,7 +204,7 @@ impl Parts {
             predecessors,
         } = self;
         Datapath {
-            programs: Programs::new(pins, ebpf),
+            programs,
             endpoints,
             devices,
             ipcache,
@@ -204,29 +221,23 @@ impl Parts {
 /// A table, and the one it takes the place of if entries were copied from that.
 type Opened<K, V> = (Table<K, V>, Option<Table<K, V>>);
 
-/// Takes the maps out of a loaded object.
+/// Opens pinned maps.
 struct Opener<'a> {
-    ebpf: &'a mut Ebpf,
-    /// Where the maps of the predecessor are.
-    maps: PathBuf,
+    /// Where the maps are.
+    directory: PathBuf,
+    /// Where those are that they take the place of.
+    predecessor: PathBuf,
     decisions: &'a BTreeMap<&'static str, Decision>,
     news: &'a mut Vec<MapNews>,
 }
 
 impl Opener<'_> {
-    fn take(&mut self, name: &'static str) -> Result<Map, OpenError> {
-        Ok(self
-            .ebpf
-            .take_map(name)
-            .ok_or(ObjectError::Missing { kind: "map", name })?)
-    }
-
     /// Opens a table and copies what can be copied.
     fn table<K: Layout, V: Layout>(&mut self, name: &'static str) -> Result<Opened<K, V>, OpenError> {
-        let table = Table::new(name, self.take(name)?)?;
+        let table = Table::new(name, pinned_map(name, &self.directory)?)?;
         let old = match self.decisions.get(name) {
             Some(Decision::Create { copy: true, .. }) => {
-                Some(Table::new(name, pinned_map(name, &self.maps)?)?)
+                Some(Table::new(name, pinned_map(name, &self.predecessor)?)?)
             }
             _ => None,
         };
@@ -239,7 +250,7 @@ impl Opener<'_> {
     }
 
     fn counters<V: aya::Pod>(&mut self, name: &'static str) -> Result<PerCpuArray<MapData, V>, OpenError> {
-        let map = self.take(name)?;
+        let map = pinned_map(name, &self.directory)?;
         self.tell(name, 0, 0);
         let layout = |error| TableError::Layout {
             name,
@@ -265,7 +276,9 @@ fn pinned_map(name: &'static str, directory: &Path) -> Result<Map, TableError> {
         let data = MapData::from_pin(directory.join(name))?;
         Ok(match data.info()?.map_type()? {
             MapType::LruHash => Map::LruHashMap(data),
-            _ => Map::HashMap(data),
+            MapType::Hash => Map::HashMap(data),
+            MapType::PerCpuArray => Map::PerCpuArray(data),
+            _ => Map::Unsupported(data),
         })
     };
     open().map_err(|error| TableError::Read {

@@ -13,6 +13,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use crate::object::{Definition, MAPS, PROGRAMS};
 use crate::sys;
 use crate::table::io_error;
+use crate::verified;
 
 /// Pin of the array that holds the ABI version of the maps beside it.
 const ABI_PIN: &str = "seta_abi";
@@ -54,6 +55,8 @@ pub struct Uninstalled {
     pub links: usize,
     /// Maps unpinned.
     pub maps: usize,
+    /// Programs unpinned.
+    pub programs: usize,
 }
 
 /// Detaches every program and unpins every map below `root` (`/sys/fs/bpf`) that is ours, and nothing else.
@@ -80,8 +83,15 @@ pub fn uninstall(root: &Path) -> Result<Uninstalled, PinError> {
     }
     removed.maps = remove_maps(&pins.maps())?;
     remove_maps(&pins.next())?;
+    removed.programs = verified::remove_all(&pins)?;
     drop(lock);
-    for directory in [pins.next(), pins.maps(), pins.links_directory(), pins.base] {
+    for directory in [
+        pins.next(),
+        pins.programs(),
+        pins.maps(),
+        pins.links_directory(),
+        pins.base,
+    ] {
         // Stays when somebody else has something in it.
         match fs::remove_dir(&directory) {
             Err(source)
@@ -145,6 +155,15 @@ impl Pins {
 
     pub(crate) fn next(&self) -> PathBuf {
         self.base.join("next")
+    }
+
+    /// The maps that are to be used: a new set that is being prepared, or the one in use.
+    pub(crate) fn set(&self, renew: bool) -> PathBuf {
+        if renew { self.next() } else { self.maps() }
+    }
+
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.base.join("programs")
     }
 
     fn links_directory(&self) -> PathBuf {
@@ -326,7 +345,7 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), PinError> {
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), PinError> {
+pub(crate) fn make_directory(path: &Path) -> Result<(), PinError> {
     match fs::create_dir(path) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
             Err(file_error("create", path, source))
@@ -335,7 +354,7 @@ fn make_directory(path: &Path) -> Result<(), PinError> {
     }
 }
 
-fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>, PinError> {
+pub(crate) fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>, PinError> {
     match fs::read_dir(directory).and_then(Iterator::collect) {
         Ok(entries) => Ok(entries),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -343,7 +362,7 @@ fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>, PinError> {
     }
 }
 
-fn file_error(operation: &'static str, path: &Path, source: io::Error) -> PinError {
+pub(crate) fn file_error(operation: &'static str, path: &Path, source: io::Error) -> PinError {
     PinError::File {
         operation,
         path: path.to_owned(),

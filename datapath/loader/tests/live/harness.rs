@@ -206,10 +206,6 @@ pub(crate) struct Ping {
 }
 
 impl Ping {
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     /// Waits for its end; panics unless every packet was answered, once.
     pub(crate) fn expect_no_loss(self) {
         let output = self.child.wait_with_output().unwrap();

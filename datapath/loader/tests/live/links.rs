@@ -1,6 +1,8 @@
 //! Attach, exchange, detach; and that no packet notices.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use abi::{Config, names};
 use seta_loader::{AttachError, Attached, Datapath, Direction, MapSizes, Options, uninstall};
@@ -48,13 +50,35 @@ fn the_datapath_outlives_the_agent() {
         datapath.attach_pod(lxc).unwrap();
         drop(datapath);
         node.ping(50).expect_no_loss();
+        // The same agent again: the same programs, without the verifier.
         let datapath = Datapath::open(&node.options()).unwrap();
         assert_eq!(datapath.news(), []);
         let attachments = datapath.attachments().unwrap();
         assert_eq!(attachments.len(), 2);
         assert!(
+            attachments.iter().all(|attachment| attachment.current),
+            "{attachments:?}"
+        );
+        assert_eq!(datapath.attach_pod(lxc).unwrap(), Attached::Kept);
+        // With other constants they are other programs.
+        let config = Config {
+            monitor_aggregation: 0,
+            ..node.options().config
+        };
+        let datapath = Datapath::open(&Options {
+            config,
+            ..node.options()
+        })
+        .unwrap();
+        let attachments = datapath.attachments().unwrap();
+        assert!(
             attachments.iter().all(|attachment| !attachment.current),
             "{attachments:?}"
+        );
+        assert_eq!(datapath.attach_pod(lxc).unwrap(), Attached::Exchanged);
+        assert_eq!(
+            fs::read_dir(node.root().join("seta/programs")).unwrap().count(),
+            1
         );
         assert_eq!(datapath.endpoints().count().unwrap(), 2);
     });
@@ -68,32 +92,44 @@ fn no_packet_is_lost_when_agents_come_and_go() {
         node.fill(&datapath, lxc);
         datapath.attach_pod(lxc).unwrap();
 
-        let mut ping = node.ping(1000);
-        let mut upgrades = 0;
-        while ping.is_running() {
-            upgrades += 1;
-            // Every other time the tables get another size, and so are made anew.
-            let ct_any = if upgrades % 2 == 0 { 4096 } else { 8192 };
-            let options = Options {
-                config: Config {
-                    monitor_interval: upgrades,
-                    ..node.options().config
-                },
-                sizes: MapSizes {
-                    endpoints: 64 + u32::try_from(upgrades).unwrap() % 2,
-                    ct_any,
-                    ..node.options().sizes
-                },
-                ..node.options()
-            };
-            let next = Datapath::open(&options).unwrap();
-            assert_eq!(next.attach_pod(lxc).unwrap(), Attached::Exchanged);
-            next.settle().unwrap();
-            datapath = next;
-        }
-        ping.expect_no_loss();
-        assert!(upgrades > 3, "only {upgrades} upgrades");
-        println!("{upgrades} upgrades under 1000 pings");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let pings = scope.spawn(|| {
+                let mut pings = 0;
+                while !done.load(Ordering::Relaxed) {
+                    node.ping(250).expect_no_loss();
+                    pings += 250;
+                }
+                pings
+            });
+            for upgrade in 1..=6 {
+                // Every other time tables get another size, and so are made anew.
+                let grown = upgrade % 2;
+                let base = node.options();
+                let sizes = MapSizes {
+                    endpoints: base.sizes.endpoints + grown,
+                    ct_any: base.sizes.ct_any << grown,
+                    ..base.sizes
+                };
+                let config = Config {
+                    monitor_interval: u64::from(upgrade),
+                    ..base.config
+                };
+                let start = Instant::now();
+                let next = Datapath::open(&Options {
+                    config,
+                    sizes,
+                    ..base
+                })
+                .unwrap();
+                println!("loaded in {:?}", start.elapsed());
+                assert_eq!(next.attach_pod(lxc).unwrap(), Attached::Exchanged);
+                next.settle().unwrap();
+                datapath = next;
+            }
+            done.store(true, Ordering::Relaxed);
+            println!("6 upgrades under {} pings", pings.join().unwrap());
+        });
         assert!(
             datapath
                 .attachments()
@@ -179,7 +215,7 @@ fn uninstall_takes_away_all_that_is_ours_and_nothing_else() {
         datapath.attach_pod(lxc).unwrap();
         drop(datapath);
         let removed = uninstall(node.root()).unwrap();
-        assert_eq!((removed.links, removed.maps), (2, 9));
+        assert_eq!((removed.links, removed.maps, removed.programs), (2, 9, 5));
         assert!(!node.root().join("seta").exists());
         assert_eq!(
             uninstall(node.root()).unwrap(),

@@ -253,3 +253,25 @@ fn a_root_that_is_no_bpffs_says_what_to_mount() {
         assert!(error.to_string().contains(&mount), "{error}");
     });
 }
+
+#[test]
+fn programs_that_are_not_all_there_are_verified_again() {
+    on_a_node(|node| {
+        let ids = |datapath: &Datapath| -> Vec<u32> {
+            datapath
+                .program_infos()
+                .unwrap()
+                .iter()
+                .map(|program| program.id)
+                .collect()
+        };
+        let first = ids(&Datapath::open(&node.options()).unwrap());
+        assert_eq!(ids(&Datapath::open(&node.options()).unwrap()), first);
+        let sets: Vec<_> = fs::read_dir(node.root().join("seta/programs")).unwrap().collect();
+        let set = sets[0].as_ref().unwrap().path();
+        fs::remove_file(set.join(names::FROM_HOST)).unwrap();
+        let again = ids(&Datapath::open(&node.options()).unwrap());
+        assert!(again.iter().all(|id| !first.contains(id)), "{first:?} {again:?}");
+        assert_eq!(ids(&Datapath::open(&node.options()).unwrap()), again);
+    });
+}

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use abi::{CtEntry, CtKey, Endpoint, names};
+use abi::event::ObservationPoint;
+use abi::tables::identity;
+use abi::{Config, CtEntry, CtKey, Endpoint, names};
 use seta_loader::{
-    ConntrackGc, Datapath, MapSizes, Options, StatsGuard, TableError, TestRunError, monotonic_ns,
+    ConntrackGc, Datapath, Event, EventsError, MapSizes, Options, StatsGuard, TableError, TestRunError,
+    monotonic_ns,
 };
 
 use crate::harness::{nth, on_a_node};
@@ -178,5 +181,95 @@ fn programs_run_without_a_device_and_are_counted() {
             .test_run(names::FROM_NETDEV, &[0; 4], None, 1)
             .unwrap_err();
         assert!(matches!(error, TestRunError::Run { .. }), "{error}");
+    });
+}
+
+#[test]
+fn packets_become_events() {
+    on_a_node(|node| {
+        let lxc = node.link_pod();
+        // Without aggregation every packet is reported.
+        let config = Config {
+            monitor_aggregation: 0,
+            ..node.options().config
+        };
+        let datapath = Datapath::open(&Options {
+            config,
+            ..node.options()
+        })
+        .unwrap();
+        node.fill(&datapath, lxc);
+        datapath.attach_pod(lxc).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let (events, malformed) = runtime.block_on(async {
+            let mut reader = datapath.events().unwrap();
+            let ping = node.ping(20);
+            let mut events = Vec::new();
+            let collect = async {
+                while events.len() < 40 {
+                    reader.read(&mut events, 8).await.unwrap();
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), collect)
+                .await
+                .expect("events come");
+            ping.expect_no_loss();
+            (events, reader.malformed())
+        });
+        assert_eq!(malformed, 0);
+        let from_pod = events.iter().filter_map(|event| match event {
+            Event::Trace { notify, packet }
+                if notify.header.subtype == ObservationPoint::FromEndpoint as u8 =>
+            {
+                Some((notify, packet))
+            }
+            _ => None,
+        });
+        let (notify, packet) = from_pod.last().expect("the pod's packets are seen");
+        assert_eq!(notify.src_label, identity::MIN_CLUSTER);
+        assert_eq!(packet.len(), usize::from(notify.header.len_cap));
+        assert_eq!(packet.get(6..12), Some(&crate::harness::POD_MAC[..]));
+        assert!(notify.time > 0 && notify.time <= monotonic_ns());
+    });
+}
+
+#[test]
+fn a_ring_that_nobody_reads_counts_what_it_loses() {
+    on_a_node(|node| {
+        let lxc = node.link_pod();
+        let config = Config {
+            monitor_aggregation: 0,
+            ..node.options().config
+        };
+        let sizes = MapSizes {
+            events_bytes: 4096,
+            ..node.options().sizes
+        };
+        let datapath = Datapath::open(&Options {
+            config,
+            sizes,
+            ..node.options()
+        })
+        .unwrap();
+        node.fill(&datapath, lxc);
+        datapath.attach_pod(lxc).unwrap();
+        assert_eq!(datapath.lost_events().unwrap(), BTreeMap::new());
+        node.ping(50).expect_no_loss();
+        let lost = datapath.lost_events().unwrap();
+        assert!(
+            lost.get(&abi::event::kind::TRACE).is_some_and(|lost| *lost > 10),
+            "{lost:?}"
+        );
+    });
+}
+
+#[test]
+fn a_reader_needs_a_runtime() {
+    on_a_node(|node| {
+        let datapath = Datapath::open(&node.options()).unwrap();
+        assert!(matches!(datapath.events().err(), Some(EventsError::Open(_))));
     });
 }

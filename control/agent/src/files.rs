@@ -8,13 +8,23 @@ use std::path::{Path, PathBuf};
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let partial = directory.join(format!(".{}.new", name.to_string_lossy()));
-    let mut file = File::create(&partial)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
+    // A name of its own, so that two writers do not take each other's file away.
+    let partial = directory.join(format!(".{}.{:016x}", name.to_string_lossy(), rand::random::<u64>()));
+    let written = replace(&partial, content, path);
+    if written.is_err() {
+        // The error that matters is the first one.
+        let _ = fs::remove_file(&partial);
+    }
+    written?;
     // The rename is only durable once the directory is.
     File::open(directory)?.sync_all()
+}
+
+fn replace(partial: &Path, content: &[u8], path: &Path) -> io::Result<()> {
+    let mut file = File::create(partial)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(partial, path)
 }
 
 /// Moves an unreadable file out of the way, to `<path>.corrupt-<unix time>`, and says where it went.

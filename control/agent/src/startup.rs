@@ -142,11 +142,11 @@ pub(crate) async fn start(
     }
     reconciler.run(true).await.context("bringing tables and routes up to date")?;
     follower.identities().await.context("looking up the pods' identities")?;
-    background::follow(&agent, tasks, reconciler, follower, publisher);
 
     agent.set_ready();
     let took = started.elapsed();
     announce(&agent, &args).await?;
+    background::follow(&agent, tasks, reconciler, follower, publisher);
     tracing::info!(node = agent.node, pods = agent.endpoints.store().iter().count(), ?took, "ready");
     Ok(())
 }

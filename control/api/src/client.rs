@@ -20,7 +20,7 @@ const MAX_BODY: usize = 512 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens: the agent is down, or was never started.
-    #[error("the agent does not answer on {}: {source}", socket.display())]
+    #[error("the agent does not answer on {}", socket.display())]
     Connect {
         /// Where it should listen.
         socket: PathBuf,

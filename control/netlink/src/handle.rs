@@ -21,6 +21,8 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often a list is read again when something changed under the reading.
 const DUMP_TRIES: usize = 10;
+/// How long a list that nobody waits for any more gets to end.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection to the kernel, bound to the network namespace it was opened in. Clones share it.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct Netlink {
     handle: rtnetlink::Handle,
     /// Keeps the task that reads the socket until the last clone is gone.
     reader: Arc<Reader>,
+    /// Held while a list is read.
+    dumps: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The task that moves messages between the socket and the requests. When it ends for whatever reason, requests
@@ -80,6 +84,7 @@ impl Netlink {
         Ok(Self {
             handle,
             reader: Arc::new(Reader { task, closed }),
+            dumps: Arc::default(),
         })
     }
 
@@ -102,12 +107,15 @@ impl Netlink {
         operation: &'static str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        // The kernel answers one list per socket at a time and refuses a second one (`netlink_dump_start`: EBUSY).
+        let _turn = self.dumps.lock().await;
         for _ in 0..DUMP_TRIES {
-            let answers = self
-                .exchange(operation, String::new, message.clone(), NLM_F_DUMP)
-                .await?;
-            if !answers.interrupted {
-                return Ok(answers.messages);
+            match self.exchange(operation, String::new, message.clone(), NLM_F_DUMP).await {
+                Ok(answers) if answers.interrupted => {}
+                Ok(answers) => return Ok(answers.messages),
+                // The rest of a list whose caller has gone is still being read.
+                Err(error) if error.errno() == Some(nix::libc::EBUSY) => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(error) => return Err(error),
             }
         }
         Err(NetlinkError::Unstable { operation })

@@ -1,1 +1,10 @@
-//! Placeholder
+//! The datapath in memory: the logic of `stages` over a packet in a `Vec`, tables in maps, and a world that is set by
+//! hand. Tests and the simulator run it; the rows in [`rows`] run here and in the kernel, and must agree.
+#![forbid(unsafe_code)]
+
+mod builder;
+mod memory;
+pub mod rows;
+
+pub use builder::{Builder, checksum_is_valid};
+pub use memory::{Program, Sim, Snapshot, TcAction};

@@ -1,0 +1,211 @@
+//! What the datapath does, one row per case: tables and packet in, action, packet, counters, events and connections
+//! out, and nothing else changed. The same rows run in memory (`tests/rows.rs` here) and by `BPF_PROG_TEST_RUN`
+//! (`datapath/loader/tests/rows.rs`).
+//!
+//! The device under test has index 1, as the kernel runs tests on the loopback device.
+
+mod cases;
+
+use abi::{Addr, Config, CtKey, Direction, DropReason, Endpoint, Peer, event::kind, reason::metric_index};
+use zerocopy::IntoBytes;
+
+use crate::{Program, Sim, TcAction};
+
+pub use cases::all;
+
+/// A case.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What happens, in words.
+    pub name: &'static str,
+    /// Which program runs.
+    pub program: Program,
+    /// Everything before.
+    pub before: Sim,
+    /// What is different after.
+    pub after: After,
+}
+
+/// What is different after a program has run.
+#[derive(Clone, Debug)]
+pub struct After {
+    /// What tc does.
+    pub action: TcAction,
+    /// The packet, if it was changed.
+    pub packet: Option<Vec<u8>>,
+    /// Counter slots that rose by one.
+    pub counted: Vec<u32>,
+    /// Kind and subtype of the records sent.
+    pub events: Vec<(u8, u8)>,
+    /// Connections that are new.
+    pub connections: Vec<CtKey>,
+}
+
+impl Row {
+    /// Whether the kernel can be asked: its routing table cannot be set by hand.
+    #[must_use]
+    pub fn runs_in_kernel(&self) -> bool {
+        self.before.route == stages::Route::Stack
+    }
+
+    /// Runs the row in memory; the answer names every difference.
+    pub fn check(&self) -> Result<(), String> {
+        let mut sim = self.before.clone();
+        let before = sim.snapshot();
+        let action = TcAction::from(sim.run(self.program));
+        let after = sim.snapshot();
+        let counted = after.counters.iter().flat_map(|(slot, counter)| {
+            let old = before.counters.get(slot).map_or(0, |old| old.packets);
+            std::iter::repeat_n(*slot, usize::try_from(counter.packets - old).unwrap_or(0))
+        });
+        let new = after.connections.iter().filter(|key| !before.connections.contains(key)).cloned().collect();
+        self.compare(action, &sim.packet, counted.collect(), &after.events[before.events.len()..], new)
+    }
+
+    /// Compares what happened with what should have.
+    pub fn compare(
+        &self,
+        action: TcAction,
+        packet: &[u8],
+        mut counted: Vec<u32>,
+        events: &[(u8, u8)],
+        mut connections: Vec<Vec<u8>>,
+    ) -> Result<(), String> {
+        let mut wrong = Vec::new();
+        if action != self.after.action {
+            wrong.push(format!("action {action:?}, not {:?}", self.after.action));
+        }
+        let expected = self.after.packet.as_ref().unwrap_or(&self.before.packet);
+        if packet != expected {
+            wrong.push(format!("packet\n  {packet:02x?}, not\n  {expected:02x?}"));
+        }
+        let mut expected = self.after.counted.clone();
+        expected.sort_unstable();
+        counted.sort_unstable();
+        if counted != expected {
+            wrong.push(format!("counted {counted:?}, not {expected:?}"));
+        }
+        if events != self.after.events {
+            wrong.push(format!("events {events:?}, not {:?}", self.after.events));
+        }
+        let mut expected: Vec<_> = self.after.connections.iter().map(|key| key.as_bytes().to_vec()).collect();
+        expected.sort_unstable();
+        connections.sort_unstable();
+        if connections != expected {
+            wrong.push(format!("connections {connections:02x?}, not {expected:02x?}"));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(format!("{}: {}", self.name, wrong.join("; "))) }
+    }
+}
+
+/// Addresses and tables of the node in the rows.
+pub mod node {
+    use super::{Addr, Config, Endpoint, Peer, Sim};
+
+    /// Device under test.
+    pub const IFINDEX: u32 = 1;
+    /// Device of the other local pod.
+    pub const OTHER_IFINDEX: u32 = 17;
+    /// MAC inside the pod at the device under test.
+    pub const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
+    /// MAC of the host side of every pod link.
+    pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x01];
+    /// MAC inside the other local pod.
+    pub const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
+    /// MAC of a machine on the node network.
+    pub const OUTSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xee];
+
+    /// An address of the cluster's first pod block.
+    #[must_use]
+    pub fn local(last: u16) -> Addr {
+        address([0xfd00, 0x10, 0x244, 0, 0, 0, 0, last])
+    }
+
+    /// An address from eight words.
+    #[must_use]
+    pub fn address(words: [u16; 8]) -> Addr {
+        let mut bytes = [0; 16];
+        for (pair, word) in bytes.chunks_exact_mut(2).zip(words) {
+            pair.copy_from_slice(&word.to_be_bytes());
+        }
+        Addr(bytes)
+    }
+
+    /// The router, as pods know it.
+    #[must_use]
+    pub fn router() -> Addr {
+        local(1)
+    }
+
+    /// The pod at the device under test.
+    #[must_use]
+    pub fn pod() -> Addr {
+        local(0x6321)
+    }
+
+    /// The other local pod.
+    #[must_use]
+    pub fn other() -> Addr {
+        local(0x7c58)
+    }
+
+    /// A pod on another node.
+    #[must_use]
+    pub fn remote() -> Addr {
+        address([0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x7c58])
+    }
+
+    /// The node's own address.
+    #[must_use]
+    pub fn host() -> Addr {
+        address([0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 3])
+    }
+
+    /// The pod's link-local address.
+    #[must_use]
+    pub fn pod_link_local() -> Addr {
+        address([0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0x000a])
+    }
+
+    /// A node with two pods.
+    #[must_use]
+    pub fn sim() -> Sim {
+        let endpoint = |ifindex, id, identity, mac| Endpoint {
+            ifindex,
+            identity,
+            id,
+            mac,
+            node_mac: NODE_MAC,
+            ..Endpoint::default()
+        };
+        let own = |flags| Endpoint { identity: abi::tables::identity::HOST, flags, ..Endpoint::default() };
+        let mut sim = Sim {
+            ifindex: IFINDEX,
+            config: Config { router_v6: router(), host_ifindex: 3, ..Config::DEFAULT },
+            ..Sim::default()
+        };
+        sim.endpoints.insert(pod(), endpoint(IFINDEX, 100, 4001, POD_MAC));
+        sim.endpoints.insert(other(), endpoint(OTHER_IFINDEX, 200, 4002, OTHER_MAC));
+        sim.endpoints.insert(host(), own(Endpoint::HOST));
+        sim.endpoints.insert(router(), own(Endpoint::HOST | Endpoint::ROUTER));
+        sim.devices.insert(IFINDEX, pod());
+        sim.devices.insert(OTHER_IFINDEX, other());
+        sim.peers.insert(remote(), Peer { identity: 4003, ..Peer::default() });
+        sim
+    }
+}
+
+/// Slot of forwarded packets.
+pub(crate) fn forwarded(direction: Direction) -> u32 {
+    metric_index(0, direction)
+}
+
+/// Slot of dropped packets.
+pub(crate) fn dropped(reason: DropReason, direction: Direction) -> u32 {
+    metric_index(reason as u8, direction)
+}
+
+/// Record of a drop.
+pub(crate) fn drop_event(reason: DropReason) -> (u8, u8) {
+    (kind::DROP, reason as u8)
+}

@@ -236,3 +236,53 @@ fn uninstall_takes_away_all_that_is_ours_and_nothing_else() {
         assert_eq!(fs::read_dir(node.maps()).unwrap().count(), 1);
     });
 }
+
+#[test]
+fn an_upgrade_that_dies_before_it_attaches_does_no_harm() {
+    on_a_node(|node| {
+        let lxc = node.link_pod();
+        let datapath = Datapath::open(&node.options()).unwrap();
+        node.fill(&datapath, lxc);
+        datapath.attach_pod(lxc).unwrap();
+        let links: Vec<u32> = datapath
+            .attachments()
+            .unwrap()
+            .iter()
+            .map(|one| one.link_id)
+            .collect();
+        drop(datapath);
+
+        let sizes = MapSizes {
+            endpoints: 128,
+            ..node.options().sizes
+        };
+        drop(
+            Datapath::open(&Options {
+                sizes,
+                ..node.options()
+            })
+            .unwrap(),
+        );
+        // The old programs go on with the old maps, which have no pins any more.
+        node.ping(50).expect_no_loss();
+        let datapath = Datapath::open(&Options {
+            sizes,
+            ..node.options()
+        })
+        .unwrap();
+        assert_eq!(datapath.news(), []);
+        assert_eq!(datapath.endpoints().count().unwrap(), 2);
+        assert_eq!(datapath.attach_pod(lxc).unwrap(), Attached::Exchanged);
+        node.ping(50).expect_no_loss();
+        let now: Vec<u32> = datapath
+            .attachments()
+            .unwrap()
+            .iter()
+            .map(|one| one.link_id)
+            .collect();
+        assert_eq!(
+            now, links,
+            "the links are the same, only their programs are others"
+        );
+    });
+}

@@ -193,10 +193,13 @@ fn what_a_crash_has_left_is_cleared_away() {
             .pin(next.join(names::DEVICES))
             .unwrap();
         fs::create_dir(next.join(names::IPCACHE)).unwrap();
+        // Somebody else's, which lay among the maps before they were replaced.
+        fs::create_dir(next.join("foreign")).unwrap();
         let datapath = Datapath::open(&node.options()).unwrap();
         assert_eq!(datapath.news(), []);
         assert_eq!(datapath.devices().count().unwrap(), 1);
         assert!(!next.exists());
+        assert!(node.maps().join("foreign").is_dir());
     });
 }
 

@@ -220,7 +220,7 @@ fn packets_become_events() {
             (events, reader.malformed())
         });
         assert_eq!(malformed, 0);
-        let from_pod = events.iter().filter_map(|event| match event {
+        let mut from_pod = events.iter().filter_map(|event| match event {
             Event::Trace { notify, packet }
                 if notify.header.subtype == ObservationPoint::FromEndpoint as u8 =>
             {
@@ -228,7 +228,7 @@ fn packets_become_events() {
             }
             _ => None,
         });
-        let (notify, packet) = from_pod.last().expect("the pod's packets are seen");
+        let (notify, packet) = from_pod.next_back().expect("the pod's packets are seen");
         assert_eq!(notify.src_label, identity::MIN_CLUSTER);
         assert_eq!(packet.len(), usize::from(notify.header.len_cap));
         assert_eq!(packet.get(6..12), Some(&crate::harness::POD_MAC[..]));

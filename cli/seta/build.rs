@@ -12,12 +12,28 @@ fn main() {
     if let Ok(content) = std::fs::read_to_string(&head) {
         println!("cargo::rerun-if-changed={}", head.display());
         if let Some(reference) = content.trim().strip_prefix("ref: ") {
-            println!("cargo::rerun-if-changed={}", repository.join(".git").join(reference).display());
+            println!(
+                "cargo::rerun-if-changed={}",
+                repository.join(".git").join(reference).display()
+            );
         }
     }
-    let commit = std::env::var("SETA_COMMIT").ok().filter(|commit| !commit.is_empty()).or_else(|| {
-        let output = Command::new("git").args(["rev-parse", "--short=8", "HEAD"]).current_dir(&repository).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    });
-    println!("cargo::rustc-env=SETA_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    let commit = std::env::var("SETA_COMMIT")
+        .ok()
+        .filter(|commit| !commit.is_empty())
+        .or_else(|| {
+            let output = Command::new("git")
+                .args(["rev-parse", "--short=8", "HEAD"])
+                .current_dir(&repository)
+                .output()
+                .ok()?;
+            output
+                .status
+                .success()
+                .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        });
+    println!(
+        "cargo::rustc-env=SETA_COMMIT={}",
+        commit.as_deref().unwrap_or("unknown")
+    );
 }

@@ -13,7 +13,12 @@ use crate::chart::RELEASE;
 /// How we sign our changes.
 const MANAGER: &str = "seta";
 /// Kinds of the chart that belong to no namespace.
-const CLUSTER_SCOPED: [&str; 4] = ["ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"];
+const CLUSTER_SCOPED: [&str; 4] = [
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "Namespace",
+];
 
 /// Why an object did not reach the cluster.
 #[derive(Debug, Error)]
@@ -22,15 +27,17 @@ pub(crate) enum ApplyError {
     #[error("an object without apiVersion, kind or name: {0}")]
     Shape(String),
     /// The API server refused.
-    #[error("{object}: {source}")]
+    #[error("{object}: {}", crate::cluster::told(answer))]
     Api {
         /// Kind and name.
         object: String,
         /// Its answer.
-        source: Box<kube::Error>,
+        answer: Box<kube::Error>,
     },
     /// It belongs to somebody else.
-    #[error("{0} exists already and does not belong to this release; remove it, or take it over with --force")]
+    #[error(
+        "{0} exists already and does not belong to this release; remove it, or take it over with --force"
+    )]
     Foreign(String),
 }
 
@@ -61,7 +68,11 @@ pub(crate) struct Applier {
 impl Applier {
     /// `force` takes over objects that belong to somebody else.
     pub(crate) fn new(client: Client, namespace: &str, force: bool) -> Self {
-        Self { client, namespace: namespace.to_owned(), force }
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+            force,
+        }
     }
 
     fn api(&self, object: &Value) -> Result<(Api<DynamicObject>, String), ApplyError> {
@@ -74,7 +85,9 @@ impl Applier {
         let api = if CLUSTER_SCOPED.contains(&kind) {
             Api::all_with(self.client.clone(), &resource)
         } else {
-            let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&self.namespace);
+            let namespace = object["metadata"]["namespace"]
+                .as_str()
+                .unwrap_or(&self.namespace);
             Api::namespaced_with(self.client.clone(), namespace, &resource)
         };
         Ok((api, name.to_owned()))
@@ -83,13 +96,24 @@ impl Applier {
     /// Whether the API server would take the object; nothing is changed.
     pub(crate) async fn check(&self, object: &Value) -> Result<(), ApplyError> {
         let (api, name) = self.api(object)?;
-        let refused = |source| ApplyError::Api { object: describe(object), source: Box::new(source) };
+        let refused = |answer| ApplyError::Api {
+            object: describe(object),
+            answer: Box::new(answer),
+        };
         match api.get_opt(&name).await.map_err(refused)? {
-            Some(live) if !self.force && !self.belongs_to_release(&live) => Err(ApplyError::Foreign(describe(object))),
+            Some(live) if !self.force && !self.belongs_to_release(&live) => {
+                Err(ApplyError::Foreign(describe(object)))
+            }
             Some(_) => Ok(()),
             None => {
-                let parameters = PostParams { dry_run: true, field_manager: Some(MANAGER.to_owned()) };
-                api.create(&parameters, &self.signed(object)?).await.map(drop).map_err(refused)
+                let parameters = PostParams {
+                    dry_run: true,
+                    field_manager: Some(MANAGER.to_owned()),
+                };
+                api.create(&parameters, &self.signed(object)?)
+                    .await
+                    .map(drop)
+                    .map_err(refused)
             }
         }
     }
@@ -97,23 +121,36 @@ impl Applier {
     /// Creates or changes an object. `previous` is what the revision before had.
     pub(crate) async fn apply(&self, object: &Value, previous: Option<&Value>) -> Result<Change, ApplyError> {
         let (api, name) = self.api(object)?;
-        let refused = |source| ApplyError::Api { object: describe(object), source: Box::new(source) };
+        let refused = |answer| ApplyError::Api {
+            object: describe(object),
+            answer: Box::new(answer),
+        };
         let wanted = self.signed(object)?;
         let Some(live) = api.get_opt(&name).await.map_err(refused)? else {
-            let parameters = PostParams { dry_run: false, field_manager: Some(MANAGER.to_owned()) };
+            let parameters = PostParams {
+                dry_run: false,
+                field_manager: Some(MANAGER.to_owned()),
+            };
             api.create(&parameters, &wanted).await.map_err(refused)?;
             return Ok(Change::Created);
         };
         if !self.force && !self.belongs_to_release(&live) {
             return Err(ApplyError::Foreign(describe(object)));
         }
-        let json = |object: &DynamicObject| serde_json::to_value(object).map_err(|error| ApplyError::Shape(error.to_string()));
+        let json = |object: &DynamicObject| {
+            serde_json::to_value(object).map_err(|error| ApplyError::Shape(error.to_string()))
+        };
         let patch = three_way(previous.unwrap_or(&Value::Null), &json(&wanted)?, &json(&live)?);
         if patch.as_object().is_none_or(Map::is_empty) {
             return Ok(Change::Unchanged);
         }
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        api.patch(&name, &parameters, &Patch::Merge(&patch)).await.map_err(refused)?;
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        api.patch(&name, &parameters, &Patch::Merge(&patch))
+            .await
+            .map_err(refused)?;
         Ok(Change::Configured)
     }
 
@@ -123,24 +160,23 @@ impl Applier {
         match api.delete(&name, &DeleteParams::background()).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-            Err(source) => Err(ApplyError::Api { object: describe(object), source: Box::new(source) }),
+            Err(answer) => Err(ApplyError::Api {
+                object: describe(object),
+                answer: Box::new(answer),
+            }),
         }
-    }
-
-    /// Whether an object is still there.
-    pub(crate) async fn exists(&self, object: &Value) -> Result<bool, ApplyError> {
-        let (api, name) = self.api(object)?;
-        let found = api.get_opt(&name).await;
-        found.map(|found| found.is_some()).map_err(|source| ApplyError::Api { object: describe(object), source: Box::new(source) })
     }
 
     /// The marks by which Helm knows its own objects.
     fn signed(&self, object: &Value) -> Result<DynamicObject, ApplyError> {
-        let mut signed: DynamicObject =
-            serde_json::from_value(object.clone()).map_err(|error| ApplyError::Shape(format!("{}: {error}", describe(object))))?;
+        let mut signed: DynamicObject = serde_json::from_value(object.clone())
+            .map_err(|error| ApplyError::Shape(format!("{}: {error}", describe(object))))?;
         let annotations = signed.metadata.annotations.get_or_insert_default();
         annotations.insert("meta.helm.sh/release-name".to_owned(), RELEASE.to_owned());
-        annotations.insert("meta.helm.sh/release-namespace".to_owned(), self.namespace.clone());
+        annotations.insert(
+            "meta.helm.sh/release-namespace".to_owned(),
+            self.namespace.clone(),
+        );
         let labels = signed.metadata.labels.get_or_insert_default();
         labels.insert("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned());
         Ok(signed)
@@ -171,7 +207,11 @@ fn three_way(previous: &Value, wanted: &Value, live: &Value) -> Value {
             if inner.as_object().is_some_and(|inner| !inner.is_empty()) {
                 patch.insert(key.clone(), inner);
             }
-        } else if !contains(now, value) || previous.get(key).is_some_and(|previous| previous.is_array() && previous != value) {
+        } else if !contains(now, value)
+            || previous
+                .get(key)
+                .is_some_and(|previous| previous.is_array() && previous != value)
+        {
             patch.insert(key.clone(), value.clone());
         }
     }
@@ -181,11 +221,15 @@ fn three_way(previous: &Value, wanted: &Value, live: &Value) -> Value {
 /// Whether `live` has everything that is wanted; defaults that the server added do not matter.
 fn contains(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, value)| contains(live.get(key).unwrap_or(&Value::Null), value))
-        }
+        (Value::Object(live), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(key, value)| contains(live.get(key).unwrap_or(&Value::Null), value)),
         (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
+            live.len() == wanted.len()
+                && live
+                    .iter()
+                    .zip(wanted)
+                    .all(|(live, wanted)| contains(live, wanted))
         }
         (live, wanted) => live == wanted,
     }
@@ -202,8 +246,18 @@ mod tests {
         let rows = [
             // previous, wanted, live, patch
             (json!({}), json!({"a": 1}), json!({"a": 1}), json!({})),
-            (json!({}), json!({"a": 2}), json!({"a": 1, "b": 1}), json!({"a": 2})),
-            (json!({"a": 1}), json!({}), json!({"a": 1, "b": 1}), json!({"a": null})),
+            (
+                json!({}),
+                json!({"a": 2}),
+                json!({"a": 1, "b": 1}),
+                json!({"a": 2}),
+            ),
+            (
+                json!({"a": 1}),
+                json!({}),
+                json!({"a": 1, "b": 1}),
+                json!({"a": null}),
+            ),
             (json!({"a": 1}), json!({}), json!({"b": 1}), json!({})),
             (
                 json!({"data": {"x": "1", "y": "2"}}),
@@ -212,8 +266,18 @@ mod tests {
                 json!({"data": {"y": null}}),
             ),
             // Defaults of the server are no difference, a shorter list is one.
-            (json!({}), json!({"l": [{"a": 1}]}), json!({"l": [{"a": 1, "default": true}]}), json!({})),
-            (json!({}), json!({"l": [{"a": 1}]}), json!({"l": [{"a": 1}, {"a": 2}]}), json!({"l": [{"a": 1}]})),
+            (
+                json!({}),
+                json!({"l": [{"a": 1}]}),
+                json!({"l": [{"a": 1, "default": true}]}),
+                json!({}),
+            ),
+            (
+                json!({}),
+                json!({"l": [{"a": 1}]}),
+                json!({"l": [{"a": 1}, {"a": 2}]}),
+                json!({"l": [{"a": 1}]}),
+            ),
             // A field that an item of a list lost is removed with the list.
             (
                 json!({"l": [{"a": 1, "b": 2}]}),
@@ -223,13 +287,20 @@ mod tests {
             ),
         ];
         for (previous, wanted, live, expected) in rows {
-            assert_eq!(three_way(&previous, &wanted, &live), expected, "{previous} {wanted} {live}");
+            assert_eq!(
+                three_way(&previous, &wanted, &live),
+                expected,
+                "{previous} {wanted} {live}"
+            );
         }
     }
 
     #[test]
     fn objects_are_named_for_people() {
-        assert_eq!(describe(&json!({"kind": "DaemonSet", "metadata": {"name": "cilium"}})), "DaemonSet cilium");
+        assert_eq!(
+            describe(&json!({"kind": "DaemonSet", "metadata": {"name": "cilium"}})),
+            "DaemonSet cilium"
+        );
         assert_eq!(describe(&json!({})), "? ?");
     }
 }

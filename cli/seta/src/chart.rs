@@ -131,10 +131,15 @@ pub(crate) fn render(values: &Value, release: Release<'_>) -> Result<Vec<Manifes
         let source = if helper {
             source
         } else {
-            named = format!("{{{{define \"{}\"}}}}{source}{{{{end}}}}", full_path(&metadata.name, path));
+            named = format!(
+                "{{{{define \"{}\"}}}}{source}{{{{end}}}}",
+                full_path(&metadata.name, path)
+            );
             &named
         };
-        templates = templates.parse(source).map_err(|source| ChartError::Template { path, source })?;
+        templates = templates
+            .parse(source)
+            .map_err(|source| ChartError::Template { path, source })?;
     }
     let templates = set.get_or_init(|| templates);
 
@@ -165,9 +170,15 @@ pub(crate) fn render(values: &Value, release: Release<'_>) -> Result<Vec<Manifes
         if text.is_empty() {
             continue;
         }
-        let object =
-            serde_saphyr::from_str(text).map_err(|error| ChartError::Yaml { path, source: Box::new(error) })?;
-        manifests.push(Manifest { path: full, text: text.to_owned(), object });
+        let object = serde_saphyr::from_str(text).map_err(|error| ChartError::Yaml {
+            path,
+            source: Box::new(error),
+        })?;
+        manifests.push(Manifest {
+            path: full,
+            text: text.to_owned(),
+            object,
+        });
     }
     let order = |manifest: &Manifest| {
         let position = INSTALL_ORDER.iter().position(|kind| *kind == manifest.kind());
@@ -179,7 +190,10 @@ pub(crate) fn render(values: &Value, release: Release<'_>) -> Result<Vec<Manifes
 
 /// All objects as one stream of YAML documents, as `helm template` prints it.
 pub(crate) fn stream(manifests: &[Manifest]) -> String {
-    manifests.iter().map(|manifest| format!("---\n# Source: {}\n{}\n", manifest.path, manifest.text)).collect()
+    manifests
+        .iter()
+        .map(|manifest| format!("---\n# Source: {}\n{}\n", manifest.path, manifest.text))
+        .collect()
 }
 
 /// The keys of the rendered ConfigMap `cilium-config`.

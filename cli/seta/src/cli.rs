@@ -43,7 +43,14 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
     /// Namespace Seta runs in
-    #[arg(short, long, global = true, default_value = "kube-system", value_name = "NAMESPACE", help_heading = "Cluster")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        default_value = "kube-system",
+        value_name = "NAMESPACE",
+        help_heading = "Cluster"
+    )]
     pub(crate) namespace: String,
     /// Context of the kubeconfig to use [default: the current one]
     #[arg(long, global = true, value_name = "CONTEXT", help_heading = "Cluster")]
@@ -72,7 +79,9 @@ pub(crate) enum Command {
     /// Show the versions of this command and of the agents
     Version(version::Arguments),
     /// Print completions for a shell
-    #[command(after_help = "Examples:\n  source <(seta completion bash)\n  seta completion zsh > ~/.zfunc/_seta")]
+    #[command(
+        after_help = "Examples:\n  source <(seta completion bash)\n  seta completion zsh > ~/.zfunc/_seta"
+    )]
     Completion {
         /// The shell
         shell: clap_complete::Shell,

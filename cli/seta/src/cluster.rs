@@ -34,20 +34,52 @@ pub(crate) async fn connect(global: &Global) -> anyhow::Result<Cluster> {
     let client = Client::try_from(config)
         .map_err(|error| Failure::Unreachable(format!("no connection to {server} is possible: {error}")))?;
     match tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await {
-        Ok(Ok(_)) => Ok(Cluster { client, namespace: global.namespace.clone(), context, name }),
+        Ok(Ok(_)) => Ok(Cluster {
+            client,
+            namespace: global.namespace.clone(),
+            context,
+            name,
+        }),
         Ok(Err(error)) => {
-            let hint = if context.as_deref().is_some_and(|context| context.starts_with("kind-")) {
+            let hint = if context
+                .as_deref()
+                .is_some_and(|context| context.starts_with("kind-"))
+            {
                 " (is the cluster up? `seta lab status` tells)"
             } else {
                 ""
             };
-            Err(Failure::Unreachable(format!("the cluster at {server} does not answer{hint}: {}", root(&error))).into())
+            Err(Failure::Unreachable(format!(
+                "the cluster at {server} does not answer{hint}: {}",
+                root(&error)
+            ))
+            .into())
         }
         Err(_) => Err(Failure::Unreachable(format!(
             "the cluster at {server} did not answer within {} seconds",
             FIRST_ANSWER.as_secs()
         ))
         .into()),
+    }
+}
+
+/// What the API server said, or why it could not be asked: one sentence, without the machinery around it.
+pub(crate) fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        error => root(error),
+    }
+}
+
+/// Answers of the API server become errors for people.
+pub(crate) trait Told<T> {
+    /// `doing` says what was going on, such as "listing pods".
+    fn told(self, doing: &str) -> anyhow::Result<T>;
+}
+
+impl<T> Told<T> for kube::Result<T> {
+    fn told(self, doing: &str) -> anyhow::Result<T> {
+        self.map_err(|error| anyhow::anyhow!("{doing}: {}", told(&error)))
     }
 }
 
@@ -70,7 +102,9 @@ async fn configuration(global: &Global) -> anyhow::Result<(Config, Option<String
         Ok(kubeconfig) => kubeconfig,
         // In a pod there is no kubeconfig, and whoever names one wants no other.
         Err(error) => match Config::incluster() {
-            Ok(config) if global.kubeconfig.is_none() && global.context.is_none() => return Ok((config, None, None)),
+            Ok(config) if global.kubeconfig.is_none() && global.context.is_none() => {
+                return Ok((config, None, None));
+            }
             _ => {
                 return Err(Failure::Unreachable(format!(
                     "no kubeconfig can be read ({error}); name one with --kubeconfig, or bring a cluster up with `seta lab up`"
@@ -79,14 +113,25 @@ async fn configuration(global: &Global) -> anyhow::Result<(Config, Option<String
             }
         },
     };
-    let context = global.context.clone().or_else(|| kubeconfig.current_context.clone());
+    let context = global
+        .context
+        .clone()
+        .or_else(|| kubeconfig.current_context.clone());
     if let Some(wanted) = &context
         && !kubeconfig.contexts.iter().any(|known| known.name == *wanted)
     {
-        let known: Vec<_> = kubeconfig.contexts.iter().map(|context| context.name.as_str()).collect();
+        let known: Vec<_> = kubeconfig
+            .contexts
+            .iter()
+            .map(|context| context.name.as_str())
+            .collect();
         return Err(Failure::Unreachable(format!(
             "the kubeconfig has no context {wanted}; it has: {}",
-            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+            if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            }
         ))
         .into());
     }
@@ -95,7 +140,12 @@ async fn configuration(global: &Global) -> anyhow::Result<(Config, Option<String
         .iter()
         .find(|known| Some(&known.name) == context.as_ref())
         .and_then(|known| Some(known.context.as_ref()?.cluster.clone()));
-    let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unreachable(&error))?;
+    let options = KubeConfigOptions {
+        context: context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .map_err(|error| unreachable(&error))?;
     Ok((config, context, name))
 }

@@ -30,10 +30,12 @@ pub(crate) enum Failure {
 
 /// The exit code of an error, from the first [`Failure`] in its chain.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
-    let code = error.chain().find_map(|cause| match cause.downcast_ref::<Failure>() {
-        Some(Failure::Usage(_)) => Some(USAGE),
-        Some(Failure::Unreachable(_)) => Some(UNREACHABLE),
-        None => None,
-    });
+    let code = error
+        .chain()
+        .find_map(|cause| match cause.downcast_ref::<Failure>() {
+            Some(Failure::Usage(_)) => Some(USAGE),
+            Some(Failure::Unreachable(_)) => Some(UNREACHABLE),
+            None => None,
+        });
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }

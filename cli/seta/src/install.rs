@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::apply::{Applier, Change, describe};
 use crate::chart::{self, Manifest};
 use crate::cli::Global;
-use crate::cluster::{self, Cluster, detect};
+use crate::cluster::{self, Cluster, Told as _, detect};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::progress::step;
 use crate::release::{History, Release};
@@ -56,7 +56,8 @@ pub(crate) struct Arguments {
 
 /// A duration as Go and Cilium spell it: 90s, 5m, 1h30m.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    model::config::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration; write 90s, 5m or 1h30m"))
+    model::config::parse_duration(text)
+        .ok_or_else(|| format!("{text:?} is no duration; write 90s, 5m or 1h30m"))
 }
 
 /// Runs `seta install`.
@@ -65,7 +66,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     // A mistake in the values is told before the cluster is asked anything.
     settings::complete(&user)?;
     let cluster = cluster::connect(global).await?;
-    let facts = detect::facts(&cluster).await.context("looking at the cluster")?;
+    let facts = detect::facts(&cluster).await.told("looking at the cluster")?;
     for line in detect::autodetect(&facts, &mut user) {
         eprintln!("{line}");
     }
@@ -86,9 +87,18 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     refuse_others(&cluster, last.as_ref(), arguments.force).await?;
 
     step("ℹ️ ", format_args!("Using Seta {}", env!("CARGO_PKG_VERSION")));
-    let plan = Plan { cluster: &cluster, history: &history, user: &user, manifests: &manifests, last: last.as_ref() };
+    let plan = Plan {
+        cluster: &cluster,
+        history: &history,
+        user: &user,
+        manifests: &manifests,
+        last: last.as_ref(),
+    };
     deploy(plan, revision, arguments.force).await?;
-    step("✅", format_args!("Seta was installed in namespace {}", cluster.namespace));
+    step(
+        "✅",
+        format_args!("Seta was installed in namespace {}", cluster.namespace),
+    );
     if arguments.wait {
         return status::wait(&cluster, arguments.wait_duration).await;
     }
@@ -102,17 +112,34 @@ pub(crate) fn object_to(facts: &detect::Facts, values: &Value) -> anyhow::Result
     if objections.is_empty() {
         return Ok(());
     }
-    Err(Failure::Usage(format!("this cannot work here, nothing was changed:\n  {}", objections.join("\n  "))).into())
+    Err(Failure::Usage(format!(
+        "this cannot work here, nothing was changed:\n  {}",
+        objections.join("\n  ")
+    ))
+    .into())
 }
 
 /// Renders the chart, and has the agent's own parser read what it would be given.
 pub(crate) fn render(cluster: &Cluster, values: &Value, revision: u32) -> anyhow::Result<Vec<Manifest>> {
-    let manifests = chart::render(values, chart::Release { namespace: &cluster.namespace, revision })?;
+    let manifests = chart::render(
+        values,
+        chart::Release {
+            namespace: &cluster.namespace,
+            revision,
+        },
+    )?;
     let config = chart::config(&manifests);
-    let (_, warnings) = AgentConfig::parse(&config).map_err(|problems| Failure::Usage(problems.to_string()))?;
+    let (_, warnings) =
+        AgentConfig::parse(&config).map_err(|problems| Failure::Usage(problems.to_string()))?;
     let inactive = settings::not_active(&config)?;
     for entry in &inactive {
-        step("⚠️ ", format_args!("{}={} is accepted and not active yet: {}", entry.path, entry.when, entry.text));
+        step(
+            "⚠️ ",
+            format_args!(
+                "{}={} is accepted and not active yet: {}",
+                entry.path, entry.when, entry.text
+            ),
+        );
     }
     for warning in warnings {
         let told = matches!(&warning, Warning::NotInEffect { key, .. } if inactive.iter().any(|entry| entry.key == *key));
@@ -144,7 +171,10 @@ async fn refuse_others(cluster: &Cluster, last: Option<&Release>, force: bool) -
         return Ok(());
     }
     let daemonsets = Api::<DaemonSet>::namespaced(cluster.client.clone(), &cluster.namespace);
-    if let Some(found) = daemonsets.get_opt("cilium").await?
+    if let Some(found) = daemonsets
+        .get_opt("cilium")
+        .await
+        .told("looking at DaemonSet cilium")?
         && !force
     {
         let image = found
@@ -181,13 +211,29 @@ pub(crate) struct Plan<'a> {
 /// Brings a revision to the cluster. Everything is checked by the API server before anything is changed; the revision
 /// is remembered as pending before, and as deployed or failed after.
 pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow::Result<()> {
-    let Plan { cluster, history, user, manifests, last } = plan;
+    let Plan {
+        cluster,
+        history,
+        user,
+        manifests,
+        last,
+    } = plan;
     let applier = Applier::new(cluster.client.clone(), &cluster.namespace, force);
     for manifest in manifests {
-        applier.check(&manifest.object).await.context("nothing was changed")?;
+        applier
+            .check(&manifest.object)
+            .await
+            .context("nothing was changed")?;
     }
     let now = Timestamp::now().to_string();
-    let release = Release::new(&cluster.namespace, revision, user, manifests, last.and_then(Release::first_deployed), &now)?;
+    let release = Release::new(
+        &cluster.namespace,
+        revision,
+        user,
+        manifests,
+        last.and_then(Release::first_deployed),
+        &now,
+    )?;
     history.create(&release).await.context("nothing was changed")?;
 
     let previous = last.map(Release::objects).unwrap_or_default();
@@ -196,8 +242,14 @@ pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow
         Ok(()) => Ok(history.deployed(release).await?),
         Err(error) => {
             // The first error is the one to tell; that the release could not be marked as failed changes nothing.
-            let _ = history.update(&release.with_status("failed", &format!("{error:#}"))).await;
-            let done = if done.is_empty() { "nothing".to_owned() } else { done.join(", ") };
+            let _ = history
+                .update(&release.with_status("failed", &format!("{error:#}")))
+                .await;
+            let done = if done.is_empty() {
+                "nothing".to_owned()
+            } else {
+                done.join(", ")
+            };
             Err(error.context(format!(
                 "changed so far: {done}. Correct the cause and run the command again, or undo with `seta uninstall`"
             )))
@@ -217,7 +269,9 @@ async fn apply_all(
     for manifest in manifests {
         let object = &manifest.object;
         let name = describe(object);
-        let change = applier.apply(object, previous.iter().find(|old| same(old, object))).await?;
+        let change = applier
+            .apply(object, previous.iter().find(|old| same(old, object)))
+            .await?;
         match change {
             Change::Created => step("🚀", format_args!("Created {name}")),
             Change::Configured => step("🔧", format_args!("Changed {name}")),
@@ -243,6 +297,9 @@ pub(crate) fn installed(last: Option<Release>) -> anyhow::Result<Release> {
     if last.is_ours() {
         Ok(last)
     } else {
-        Err(anyhow!("the Helm release `cilium` is Cilium {}, not Seta", last.chart_version()))
+        Err(anyhow!(
+            "the Helm release `cilium` is Cilium {}, not Seta",
+            last.chart_version()
+        ))
     }
 }

@@ -33,7 +33,11 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
+    let name = arguments
+        .first()
+        .map(Path::new)
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str());
     // The names under which Kubernetes and Cilium's users call us: each is one of our own subcommands.
     let subcommand = match name.unwrap_or_default() {
         "cilium-cni" => return cni::run(),
@@ -78,7 +82,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// A command that talks to a cluster waits more than it computes: one thread is enough.
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(work);
     // Whatever still blocks in a resolver thread does not keep the user.
     runtime.shutdown_background();

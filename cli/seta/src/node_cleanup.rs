@@ -25,7 +25,10 @@ pub(crate) struct Arguments {
 /// Runs `seta node-cleanup`.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     // First, so that no new pod is given to a network that goes away.
-    for path in [Path::new(CNI_CONFIGURATION).join("05-cilium.conflist"), Path::new(CNI_PLUGINS).join("cilium-cni")] {
+    for path in [
+        Path::new(CNI_CONFIGURATION).join("05-cilium.conflist"),
+        Path::new(CNI_PLUGINS).join("cilium-cni"),
+    ] {
         match std::fs::remove_file(&path) {
             Ok(()) => println!("removed {}", path.display()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -48,15 +51,22 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn devices() -> anyhow::Result<()> {
     let netlink = Netlink::open().context("opening netlink")?;
     for route in netlink.our_routes().await.context("listing routes")? {
-        netlink.delete_route(&route).await.with_context(|| format!("removing the route to {}", route.destination))?;
+        netlink
+            .delete_route(&route)
+            .await
+            .with_context(|| format!("removing the route to {}", route.destination))?;
         println!("removed the route to {}", route.destination);
     }
     for link in netlink.links().await.context("listing devices")? {
         // Devices of pods belong to no bridge; those of the LXC tools do.
-        let pod = link.name.starts_with("lxc") && link.kind.as_deref() == Some("veth") && link.controller.is_none();
+        let pod =
+            link.name.starts_with("lxc") && link.kind.as_deref() == Some("veth") && link.controller.is_none();
         // Its peer cilium_net goes with it.
         if pod || link.name == "cilium_host" {
-            netlink.delete_link(&link.name).await.with_context(|| format!("removing device {}", link.name))?;
+            netlink
+                .delete_link(&link.name)
+                .await
+                .with_context(|| format!("removing device {}", link.name))?;
             println!("removed device {}", link.name);
         }
     }
@@ -71,7 +81,9 @@ fn restore_configurations(directory: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("listing {}", directory.display())),
     };
     for entry in entries {
-        let path = entry.with_context(|| format!("listing {}", directory.display()))?.path();
+        let path = entry
+            .with_context(|| format!("listing {}", directory.display()))?
+            .path();
         let original = path.to_str().and_then(|name| name.strip_suffix(".cilium_bak"));
         if let Some(original) = original {
             std::fs::rename(&path, original).with_context(|| format!("renaming {}", path.display()))?;
@@ -92,7 +104,11 @@ fn empty(directory: &Path) -> anyhow::Result<()> {
         let entry = entry.with_context(|| format!("listing {}", directory.display()))?;
         let path = entry.path();
         let directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed = if directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if directory {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("removing {}", path.display()));
@@ -124,7 +140,12 @@ mod tests {
         std::fs::create_dir_all(directory.path().join("deleteQueue/x")).expect("directories");
         std::fs::write(directory.path().join("state.json"), "{}").expect("a file");
         empty(directory.path()).expect("it works");
-        assert_eq!(std::fs::read_dir(directory.path()).expect("it is still there").count(), 0);
+        assert_eq!(
+            std::fs::read_dir(directory.path())
+                .expect("it is still there")
+                .count(),
+            0
+        );
         empty(&directory.path().join("nowhere")).expect("nothing to do");
     }
 }

@@ -33,8 +33,8 @@ const MAX_RELEASE: u64 = 32 << 20;
 #[derive(Debug, Error)]
 pub(crate) enum ReleaseError {
     /// The API server refused.
-    #[error("Helm release: {0}")]
-    Api(#[from] kube::Error),
+    #[error("Helm release: {}", crate::cluster::told(.0))]
+    Api(kube::Error),
     /// A Secret of a release without one.
     #[error("Secret {0} holds no Helm release")]
     Empty(String),
@@ -50,6 +50,12 @@ pub(crate) enum ReleaseError {
     /// The chart itself.
     #[error(transparent)]
     Chart(#[from] ChartError),
+}
+
+impl From<kube::Error> for ReleaseError {
+    fn from(error: kube::Error) -> Self {
+        Self::Api(error)
+    }
 }
 
 /// One revision of the release.
@@ -72,7 +78,11 @@ impl Release {
             .iter()
             .map(|(path, content)| json!({ "name": path, "data": STANDARD.encode(content) }))
             .collect();
-        let status = if revision == 1 { "pending-install" } else { "pending-upgrade" };
+        let status = if revision == 1 {
+            "pending-install"
+        } else {
+            "pending-upgrade"
+        };
         Ok(Self(json!({
             "name": chart::RELEASE,
             "namespace": namespace,
@@ -99,7 +109,10 @@ impl Release {
 
     /// Number of the revision, from 1.
     pub(crate) fn revision(&self) -> u32 {
-        self.0["version"].as_u64().and_then(|revision| u32::try_from(revision).ok()).unwrap_or(1)
+        self.0["version"]
+            .as_u64()
+            .and_then(|revision| u32::try_from(revision).ok())
+            .unwrap_or(1)
     }
 
     /// `deployed`, `failed`, `superseded`, `pending-install`…
@@ -114,7 +127,9 @@ impl Release {
 
     /// Version of its chart.
     pub(crate) fn chart_version(&self) -> &str {
-        self.0["chart"]["metadata"]["version"].as_str().unwrap_or_default()
+        self.0["chart"]["metadata"]["version"]
+            .as_str()
+            .unwrap_or_default()
     }
 
     /// Whether the chart is this one, and not Cilium's own.
@@ -167,11 +182,19 @@ impl Release {
         Ok(Secret {
             metadata: ObjectMeta {
                 name: Some(name),
-                labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+                labels: Some(
+                    labels
+                        .into_iter()
+                        .map(|(key, value)| (key.to_owned(), value))
+                        .collect(),
+                ),
                 ..ObjectMeta::default()
             },
             type_: Some(SECRET_TYPE.to_owned()),
-            data: Some(BTreeMap::from([("release".to_owned(), ByteString(STANDARD.encode(packed).into_bytes()))])),
+            data: Some(BTreeMap::from([(
+                "release".to_owned(),
+                ByteString(STANDARD.encode(packed).into_bytes()),
+            )])),
             ..Secret::default()
         })
     }
@@ -179,14 +202,20 @@ impl Release {
     fn from_secret(secret: &Secret) -> Result<Self, ReleaseError> {
         let name = secret.metadata.name.clone().unwrap_or_default();
         let data = secret.data.as_ref().and_then(|data| data.get("release"));
-        let Some(ByteString(text)) = data else { return Err(ReleaseError::Empty(name)) };
-        let packed = STANDARD.decode(text).map_err(|error| ReleaseError::Base64(name.clone(), error))?;
+        let Some(ByteString(text)) = data else {
+            return Err(ReleaseError::Empty(name));
+        };
+        let packed = STANDARD
+            .decode(text)
+            .map_err(|error| ReleaseError::Base64(name.clone(), error))?;
         let mut json = Vec::new();
         GzDecoder::new(packed.as_slice())
             .take(MAX_RELEASE)
             .read_to_end(&mut json)
             .map_err(|error| ReleaseError::Gzip(name.clone(), error))?;
-        serde_json::from_slice(&json).map(Self).map_err(|error| ReleaseError::Json(name, error))
+        serde_json::from_slice(&json)
+            .map(Self)
+            .map_err(|error| ReleaseError::Json(name, error))
     }
 }
 
@@ -198,7 +227,9 @@ pub(crate) struct History {
 impl History {
     /// Those in the namespace of the cluster.
     pub(crate) fn of(cluster: &Cluster) -> Self {
-        Self { secrets: Api::namespaced(cluster.client.clone(), &cluster.namespace) }
+        Self {
+            secrets: Api::namespaced(cluster.client.clone(), &cluster.namespace),
+        }
     }
 
     async fn revisions(&self) -> Result<Vec<(u32, Secret)>, ReleaseError> {
@@ -219,12 +250,18 @@ impl History {
 
     /// The newest revision, if there is a release.
     pub(crate) async fn last(&self) -> Result<Option<Release>, ReleaseError> {
-        self.revisions().await?.last().map(|(_, secret)| Release::from_secret(secret)).transpose()
+        self.revisions()
+            .await?
+            .last()
+            .map(|(_, secret)| Release::from_secret(secret))
+            .transpose()
     }
 
     /// Stores a new revision.
     pub(crate) async fn create(&self, release: &Release) -> Result<(), ReleaseError> {
-        self.secrets.create(&PostParams::default(), &release.to_secret()?).await?;
+        self.secrets
+            .create(&PostParams::default(), &release.to_secret()?)
+            .await?;
         Ok(())
     }
 
@@ -233,14 +270,20 @@ impl History {
         let mut secret = release.to_secret()?;
         let name = release.secret_name();
         secret.metadata.resource_version = self.secrets.get_metadata(&name).await?.metadata.resource_version;
-        self.secrets.replace(&name, &PostParams::default(), &secret).await?;
+        self.secrets
+            .replace(&name, &PostParams::default(), &secret)
+            .await?;
         Ok(())
     }
 
     /// A revision is deployed: those before it are superseded, and the oldest are forgotten.
     pub(crate) async fn deployed(&self, release: Release) -> Result<(), ReleaseError> {
         let revision = release.revision();
-        let description = if revision == 1 { "Install complete" } else { "Upgrade complete" };
+        let description = if revision == 1 {
+            "Install complete"
+        } else {
+            "Upgrade complete"
+        };
         self.update(&release.with_status("deployed", description)).await?;
         let revisions = self.revisions().await?;
         let surplus = revisions.len().saturating_sub(HISTORY);
@@ -251,7 +294,8 @@ impl History {
             } else if *number < revision {
                 let old = Release::from_secret(secret)?;
                 if old.status() == "deployed" {
-                    self.update(&old.with_status("superseded", "Superseded by a newer revision")).await?;
+                    self.update(&old.with_status("superseded", "Superseded by a newer revision"))
+                        .await?;
                 }
             }
         }
@@ -278,9 +322,17 @@ mod tests {
 
     fn release() -> Release {
         let values = chart::default_values().expect("values.yaml is YAML");
-        let manifests = chart::render(&values, chart::Release { namespace: "kube-system", revision: 1 }).expect("it renders");
+        let manifests = chart::render(
+            &values,
+            chart::Release {
+                namespace: "kube-system",
+                revision: 1,
+            },
+        )
+        .expect("it renders");
         let user = json!({"debug": {"enabled": true}});
-        Release::new("kube-system", 1, &user, &manifests, None, "2026-01-02T03:04:05Z").expect("it is complete")
+        Release::new("kube-system", 1, &user, &manifests, None, "2026-01-02T03:04:05Z")
+            .expect("it is complete")
     }
 
     #[test]
@@ -288,9 +340,17 @@ mod tests {
         let release = release();
         let secret = release.to_secret().expect("it can be stored");
         assert_eq!(secret.type_.as_deref(), Some("helm.sh/release.v1"));
-        assert_eq!(secret.metadata.name.as_deref(), Some("sh.helm.release.v1.cilium.v1"));
+        assert_eq!(
+            secret.metadata.name.as_deref(),
+            Some("sh.helm.release.v1.cilium.v1")
+        );
         let labels = secret.metadata.labels.clone().unwrap_or_default();
-        for (key, value) in [("owner", "helm"), ("name", "cilium"), ("version", "1"), ("status", "pending-install")] {
+        for (key, value) in [
+            ("owner", "helm"),
+            ("name", "cilium"),
+            ("version", "1"),
+            ("status", "pending-install"),
+        ] {
             assert_eq!(labels.get(key).map(String::as_str), Some(value));
         }
         let back = Release::from_secret(&secret).expect("it can be read");
@@ -298,7 +358,11 @@ mod tests {
         assert!(back.is_ours());
         assert_eq!(back.chart_version(), env!("CARGO_PKG_VERSION"));
         assert_eq!(back.user_values(), json!({"debug": {"enabled": true}}));
-        let kinds: Vec<_> = back.objects().iter().filter_map(|object| object["kind"].as_str().map(str::to_owned)).collect();
+        let kinds: Vec<_> = back
+            .objects()
+            .iter()
+            .filter_map(|object| object["kind"].as_str().map(str::to_owned))
+            .collect();
         assert_eq!(kinds.len(), 11, "{kinds:?}");
         assert_eq!(kinds.first().map(String::as_str), Some("ServiceAccount"));
     }
@@ -306,11 +370,21 @@ mod tests {
     #[test]
     fn broken_secrets_are_told_apart() {
         let with = |data: Option<&str>| Secret {
-            data: data.map(|data| BTreeMap::from([("release".to_owned(), ByteString(data.as_bytes().to_vec()))])),
+            data: data
+                .map(|data| BTreeMap::from([("release".to_owned(), ByteString(data.as_bytes().to_vec()))])),
             ..Secret::default()
         };
-        assert!(matches!(Release::from_secret(&with(None)), Err(ReleaseError::Empty(_))));
-        assert!(matches!(Release::from_secret(&with(Some("%%"))), Err(ReleaseError::Base64(..))));
-        assert!(matches!(Release::from_secret(&with(Some("aGVsbG8="))), Err(ReleaseError::Gzip(..))));
+        assert!(matches!(
+            Release::from_secret(&with(None)),
+            Err(ReleaseError::Empty(_))
+        ));
+        assert!(matches!(
+            Release::from_secret(&with(Some("%%"))),
+            Err(ReleaseError::Base64(..))
+        ));
+        assert!(matches!(
+            Release::from_secret(&with(Some("aGVsbG8="))),
+            Err(ReleaseError::Gzip(..))
+        ));
     }
 }

@@ -35,7 +35,8 @@ impl Settings {
             let text = if path.as_os_str() == "-" {
                 std::io::read_to_string(std::io::stdin()).context("reading values from standard input")?
             } else {
-                std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("values file {name}: {error}")))?
+                std::fs::read_to_string(path)
+                    .map_err(|error| Failure::Usage(format!("values file {name}: {error}")))?
             };
             let values: Value = if text.trim().is_empty() {
                 json!({})
@@ -44,15 +45,19 @@ impl Settings {
                     .map_err(|error| Failure::Usage(format!("values file {name} is not YAML: {error}")))?
             };
             if !values.is_object() && !values.is_null() {
-                return Err(Failure::Usage(format!("values file {name} is not a mapping of names to values")).into());
+                return Err(Failure::Usage(format!(
+                    "values file {name} is not a mapping of names to values"
+                ))
+                .into());
             }
             if values.is_object() {
                 merge(&mut user, values);
             }
         }
-        for (flag, texts, typing) in
-            [("--set", &self.set, Typing::Typed), ("--set-string", &self.set_string, Typing::Strings)]
-        {
+        for (flag, texts, typing) in [
+            ("--set", &self.set, Typing::Typed),
+            ("--set-string", &self.set_string, Typing::Strings),
+        ] {
             for text in texts {
                 assign(&mut user, text, typing).map_err(|error| Failure::Usage(format!("{flag} {error}")))?;
             }
@@ -74,11 +79,17 @@ pub(crate) fn complete(user: &Value) -> anyhow::Result<Value> {
         1 => "a value".to_owned(),
         many => format!("{many} values"),
     };
-    Err(Failure::Usage(format!("{count} cannot be used, nothing was changed:\n{}", lines.join("\n"))).into())
+    Err(Failure::Usage(format!(
+        "{count} cannot be used, nothing was changed:\n{}",
+        lines.join("\n")
+    ))
+    .into())
 }
 
 /// Those entries of the table of things not yet active that a configuration asks for.
-pub(crate) fn not_active(config: &std::collections::BTreeMap<String, String>) -> anyhow::Result<Vec<Inactive>> {
+pub(crate) fn not_active(
+    config: &std::collections::BTreeMap<String, String>,
+) -> anyhow::Result<Vec<Inactive>> {
     let mut entries = Schema::of_chart()?.inactive();
     entries.retain(|entry| config.get(&entry.key) == Some(&entry.when));
     Ok(entries)

@@ -66,7 +66,11 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         Output::Summary => print!("{}", layout::summary(&report)),
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
     }
-    Ok(verdict(&report, arguments.wait.then_some(arguments.wait_duration), arguments.ignore_warnings))
+    Ok(verdict(
+        &report,
+        arguments.wait.then_some(arguments.wait_duration),
+        arguments.ignore_warnings,
+    ))
 }
 
 /// Waits until everything is well, and prints what it came to: the end of `install --wait`.
@@ -84,7 +88,11 @@ fn verdict(report: &Report, waited: Option<Duration>, ignore_warnings: bool) -> 
         eprintln!("\nError: not ready after {} seconds", limit.as_secs());
         return ExitCode::FAILURE;
     }
-    if report.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if report.has_errors() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Looks until everything is well or the time is over; the last report either way.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::apply::{Applier, describe};
 use crate::cli::Global;
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, Told as _};
 use crate::failure::EXIT_CODES;
 use crate::install::duration;
 use crate::progress::{Waiting, step};
@@ -55,16 +55,26 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let cluster = cluster::connect(global).await?;
     let history = History::of(&cluster);
     let Some(last) = history.last().await? else {
-        step("ℹ️ ", format_args!("Seta is not installed in namespace {}: there is no release to remove", cluster.namespace));
+        step(
+            "ℹ️ ",
+            format_args!(
+                "Seta is not installed in namespace {}: there is no release to remove",
+                cluster.namespace
+            ),
+        );
         return Ok(ExitCode::SUCCESS);
     };
     if !last.is_ours() {
-        bail!("the Helm release `cilium` is Cilium {}, not Seta; use `helm uninstall cilium`", last.chart_version());
+        bail!(
+            "the Helm release `cilium` is Cilium {}, not Seta; use `helm uninstall cilium`",
+            last.chart_version()
+        );
     }
     let applier = Applier::new(cluster.client.clone(), &cluster.namespace, false);
     let objects = last.objects();
-    let (workloads, others): (Vec<_>, Vec<_>) =
-        objects.iter().partition(|object| object["kind"] == "DaemonSet" || object["kind"] == "Deployment");
+    let (workloads, others): (Vec<_>, Vec<_>) = objects
+        .iter()
+        .partition(|object| object["kind"] == "DaemonSet" || object["kind"] == "Deployment");
     for object in &workloads {
         remove(&applier, object).await?;
     }
@@ -96,14 +106,22 @@ async fn wait_for_pods(cluster: &Cluster, limit: Duration) -> anyhow::Result<()>
     let deadline = Instant::now() + limit;
     let mut waiting = Waiting::default();
     loop {
-        let left = pods.list(&ListParams::default().labels("k8s-app=cilium")).await.context("listing the agents")?.items.len();
+        let left = pods
+            .list(&ListParams::default().labels("k8s-app=cilium"))
+            .await
+            .told("listing the agents")?
+            .items
+            .len();
         if left == 0 {
             waiting.done();
             return Ok(());
         }
         if Instant::now() >= deadline {
             waiting.done();
-            bail!("{left} agents did not end within {} seconds; run `seta uninstall` again", limit.as_secs());
+            bail!(
+                "{left} agents did not end within {} seconds; run `seta uninstall` again",
+                limit.as_secs()
+            );
         }
         waiting.say(&format!("Waiting for {left} agents to end"));
         tokio::time::sleep(INTERVAL).await;
@@ -113,20 +131,23 @@ async fn wait_for_pods(cluster: &Cluster, limit: Duration) -> anyhow::Result<()>
 /// Runs `seta node-cleanup` on every node on which an agent ran.
 async fn clean_nodes(cluster: &Cluster, release: &Release, limit: Duration) -> anyhow::Result<()> {
     let objects = release.objects();
-    let Some(agent) = objects.iter().find(|object| object["kind"] == "DaemonSet") else { return Ok(()) };
-    let cleanup: DaemonSet = serde_json::from_value(cleanup(agent)).context("making the DaemonSet that cleans the nodes")?;
+    let Some(agent) = objects.iter().find(|object| object["kind"] == "DaemonSet") else {
+        return Ok(());
+    };
+    let cleanup: DaemonSet =
+        serde_json::from_value(cleanup(agent)).context("making the DaemonSet that cleans the nodes")?;
     let daemonsets = Api::<DaemonSet>::namespaced(cluster.client.clone(), &cluster.namespace);
     step("🧹", "Cleaning the nodes");
     match daemonsets.create(&PostParams::default(), &cleanup).await {
         Ok(_) => {}
         // Left by an uninstall that was interrupted: it does the same.
         Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(error).context("starting the pods that clean the nodes"),
+        Err(error) => return Err(error).told("starting the pods that clean the nodes"),
     }
     let outcome = wait_for_cleanup(&daemonsets, limit).await;
     let removed = daemonsets.delete(CLEANUP, &DeleteParams::background()).await;
     outcome?;
-    removed.context("removing the pods that cleaned the nodes")?;
+    removed.told("removing the pods that cleaned the nodes")?;
     Ok(())
 }
 
@@ -134,9 +155,13 @@ async fn wait_for_cleanup(daemonsets: &Api<DaemonSet>, limit: Duration) -> anyho
     let deadline = Instant::now() + limit;
     let mut waiting = Waiting::default();
     loop {
-        let found = daemonsets.get(CLEANUP).await.context("looking at the pods that clean the nodes")?;
+        let found = daemonsets
+            .get(CLEANUP)
+            .await
+            .told("looking at the pods that clean the nodes")?;
         let status = found.status.unwrap_or_default();
-        let seen = status.observed_generation.unwrap_or_default() >= found.metadata.generation.unwrap_or_default();
+        let seen =
+            status.observed_generation.unwrap_or_default() >= found.metadata.generation.unwrap_or_default();
         let (ready, desired) = (status.number_ready, status.desired_number_scheduled);
         if seen && ready >= desired && desired > 0 {
             waiting.done();
@@ -161,7 +186,12 @@ fn cleanup(agent: &Value) -> Value {
     let labels = json!({ "k8s-app": CLEANUP });
     // The configuration is not needed, and may be gone already.
     let without_config = |list: &Value| -> Vec<Value> {
-        list.as_array().into_iter().flatten().filter(|item| item["name"] != "cilium-config-path").cloned().collect()
+        list.as_array()
+            .into_iter()
+            .flatten()
+            .filter(|item| item["name"] != "cilium-config-path")
+            .cloned()
+            .collect()
     };
     json!({
         "apiVersion": "apps/v1",
@@ -199,7 +229,11 @@ fn cleanup(agent: &Value) -> Value {
 
 async fn remove_types(cluster: &Cluster) -> anyhow::Result<()> {
     let types = Api::<CustomResourceDefinition>::all(cluster.client.clone());
-    for found in types.list(&ListParams::default()).await.context("listing the types of cilium.io")? {
+    for found in types
+        .list(&ListParams::default())
+        .await
+        .told("listing the types of cilium.io")?
+    {
         if found.spec.group != "cilium.io" {
             continue;
         }
@@ -207,7 +241,7 @@ async fn remove_types(cluster: &Cluster) -> anyhow::Result<()> {
         match types.delete(&name, &DeleteParams::default()).await {
             Ok(_) => step("🔥", format_args!("Deleted CustomResourceDefinition {name}")),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(error).with_context(|| format!("deleting CustomResourceDefinition {name}")),
+            Err(error) => return Err(error).told(&format!("deleting CustomResourceDefinition {name}")),
         }
     }
     Ok(())
@@ -221,15 +255,35 @@ mod tests {
     #[test]
     fn the_cleanup_is_the_agent_with_another_command() {
         let values = chart::default_values().expect("values.yaml is YAML");
-        let release = chart::Release { namespace: "kube-system", revision: 1 };
+        let release = chart::Release {
+            namespace: "kube-system",
+            revision: 1,
+        };
         let manifests = chart::render(&values, release).expect("the chart renders");
-        let agent = manifests.iter().find(|manifest| manifest.kind() == "DaemonSet").expect("there is an agent");
+        let agent = manifests
+            .iter()
+            .find(|manifest| manifest.kind() == "DaemonSet")
+            .expect("there is an agent");
         let made: DaemonSet = serde_json::from_value(cleanup(&agent.object)).expect("it is a DaemonSet");
         let pod = made.spec.template.spec.expect("it has pods");
-        let mounts: Vec<_> = pod.containers.iter().flat_map(|container| container.volume_mounts.iter().flatten()).collect();
+        let mounts: Vec<_> = pod
+            .containers
+            .iter()
+            .flat_map(|container| container.volume_mounts.iter().flatten())
+            .collect();
         assert!(mounts.iter().any(|mount| mount.mount_path == "/sys/fs/bpf"));
-        assert!(mounts.iter().all(|mount| pod.volumes.iter().flatten().any(|volume| volume.name == mount.name)));
-        assert!(pod.volumes.iter().flatten().all(|volume| volume.config_map.is_none()));
+        assert!(mounts.iter().all(|mount| {
+            pod.volumes
+                .iter()
+                .flatten()
+                .any(|volume| volume.name == mount.name)
+        }));
+        assert!(
+            pod.volumes
+                .iter()
+                .flatten()
+                .all(|volume| volume.config_map.is_none())
+        );
         assert_eq!(pod.host_network, Some(true));
         assert!(pod.tolerations.is_some_and(|tolerations| !tolerations.is_empty()));
     }

@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
 use crate::cli::Global;
-use crate::cluster::{self, detect};
+use crate::cluster::{self, Told as _, detect};
 use crate::failure::EXIT_CODES;
 use crate::install::{Plan, deploy, duration, installed, object_to, render};
 use crate::progress::step;
@@ -62,9 +61,13 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let cluster = cluster::connect(global).await?;
     let history = History::of(&cluster);
     let last = installed(history.last().await?)?;
-    let mut user = if arguments.reset_values { json!({}) } else { last.user_values() };
+    let mut user = if arguments.reset_values {
+        json!({})
+    } else {
+        last.user_values()
+    };
     merge(&mut user, given);
-    let facts = detect::facts(&cluster).await.context("looking at the cluster")?;
+    let facts = detect::facts(&cluster).await.told("looking at the cluster")?;
     for line in detect::autodetect(&facts, &mut user) {
         eprintln!("{line}");
     }
@@ -80,9 +83,21 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         print!("{}", chart::stream(&manifests));
         return Ok(ExitCode::SUCCESS);
     }
-    let plan = Plan { cluster: &cluster, history: &history, user: &user, manifests: &manifests, last: Some(&last) };
+    let plan = Plan {
+        cluster: &cluster,
+        history: &history,
+        user: &user,
+        manifests: &manifests,
+        last: Some(&last),
+    };
     deploy(plan, revision, arguments.force).await?;
-    step("✅", format_args!("Seta was upgraded to revision {revision} (chart {})", env!("CARGO_PKG_VERSION")));
+    step(
+        "✅",
+        format_args!(
+            "Seta was upgraded to revision {revision} (chart {})",
+            env!("CARGO_PKG_VERSION")
+        ),
+    );
     if arguments.wait {
         return status::wait(&cluster, arguments.wait_duration).await;
     }

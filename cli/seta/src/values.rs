@@ -37,7 +37,9 @@ pub(crate) fn set_missing(values: &mut Value, path: &str, value: Value) {
     if at(values, path).is_some() {
         return;
     }
-    let nested = path.rsplit('.').fold(value, |inner, key| serde_json::json!({ key: inner }));
+    let nested = path
+        .rsplit('.')
+        .fold(value, |inner, key| serde_json::json!({ key: inner }));
     merge(values, nested);
 }
 
@@ -51,7 +53,11 @@ mod tests {
     fn merges_as_helm_does() {
         let rows = [
             (json!({"a": 1}), json!({"a": 2}), json!({"a": 2})),
-            (json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": 3}}), json!({"a": {"b": 3, "c": 2}})),
+            (
+                json!({"a": {"b": 1, "c": 2}}),
+                json!({"a": {"b": 3}}),
+                json!({"a": {"b": 3, "c": 2}}),
+            ),
             (json!({"a": {"b": 1}}), json!({"a": null}), json!({})),
             (json!({"a": [1, 2]}), json!({"a": [3]}), json!({"a": [3]})),
             (json!({"a": {"b": 1}}), json!({"a": "x"}), json!({"a": "x"})),
@@ -68,6 +74,9 @@ mod tests {
         let mut values = json!({"cluster": {"name": "mine"}});
         set_missing(&mut values, "cluster.name", json!("kind-kind"));
         set_missing(&mut values, "ipam.mode", json!("kubernetes"));
-        assert_eq!(values, json!({"cluster": {"name": "mine"}, "ipam": {"mode": "kubernetes"}}));
+        assert_eq!(
+            values,
+            json!({"cluster": {"name": "mine"}, "ipam": {"mode": "kubernetes"}})
+        );
     }
 }

@@ -42,7 +42,11 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let version = env!("CARGO_PKG_VERSION");
     let commit = env!("SETA_COMMIT");
     let chart = chart::metadata()?;
-    let running = if arguments.client { None } else { Some(running(global).await) };
+    let running = if arguments.client {
+        None
+    } else {
+        Some(running(global).await)
+    };
     if arguments.output == Output::Json {
         let mut out = json!({
             "client": {"version": format!("v{version}"), "commit": commit},
@@ -74,13 +78,27 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
 /// Images of the agents' containers; an error is for people only.
 async fn running(global: &Global) -> Result<BTreeMap<String, String>, String> {
     let ask = async {
-        let cluster = cluster::connect(global).await.map_err(|error| format!("{error:#}"))?;
+        let cluster = cluster::connect(global)
+            .await
+            .map_err(|error| format!("{error:#}"))?;
         let daemonsets = Api::<DaemonSet>::namespaced(cluster.client.clone(), &cluster.namespace);
-        let found = daemonsets.get_opt("cilium").await.map_err(|error| error.to_string())?;
-        let containers = found.and_then(|found| found.spec.template.spec).map(|pod| pod.containers).unwrap_or_default();
-        Ok(containers.into_iter().map(|container| (container.name, container.image.unwrap_or_default())).collect())
+        let found = daemonsets
+            .get_opt("cilium")
+            .await
+            .map_err(|error| cluster::told(&error))?;
+        let containers = found
+            .and_then(|found| found.spec.template.spec)
+            .map(|pod| pod.containers)
+            .unwrap_or_default();
+        Ok(containers
+            .into_iter()
+            .map(|container| (container.name, container.image.unwrap_or_default()))
+            .collect())
     };
-    tokio::time::timeout(DEADLINE, ask)
-        .await
-        .unwrap_or_else(|_| Err(format!("the cluster did not answer within {} seconds", DEADLINE.as_secs())))
+    tokio::time::timeout(DEADLINE, ask).await.unwrap_or_else(|_| {
+        Err(format!(
+            "the cluster did not answer within {} seconds",
+            DEADLINE.as_secs()
+        ))
+    })
 }

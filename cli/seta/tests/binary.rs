@@ -9,12 +9,18 @@ const SETA: &str = env!("CARGO_BIN_EXE_seta");
 /// Without any way to a cluster.
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.env_remove("KUBERNETES_SERVICE_HOST").env_remove("CNI_COMMAND").env("KUBECONFIG", "/nonexistent/kubeconfig");
+    command
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .env_remove("CNI_COMMAND")
+        .env("KUBECONFIG", "/nonexistent/kubeconfig");
     command
 }
 
 fn seta(arguments: &[&str]) -> Output {
-    command(Path::new(SETA)).args(arguments).output().expect("seta runs")
+    command(Path::new(SETA))
+        .args(arguments)
+        .output()
+        .expect("seta runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -24,10 +30,34 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_teaches() {
     let rows: [(&[&str], &[&str]); 7] = [
-        (&["--help"], &["seta lab up", "seta status --wait", "Exit codes:", "install", "uninstall", "completion"]),
-        (&["install", "--help"], &["--set <KEY=VALUE>", "--dry-run-helm-values", "Examples:", "Exit codes:"]),
-        (&["upgrade", "--help"], &["--reuse-values", "--reset-values", "Examples:"]),
-        (&["status", "--help"], &["--wait-duration", "--ignore-warnings", "Exit codes:"]),
+        (
+            &["--help"],
+            &[
+                "seta lab up",
+                "seta status --wait",
+                "Exit codes:",
+                "install",
+                "uninstall",
+                "completion",
+            ],
+        ),
+        (
+            &["install", "--help"],
+            &[
+                "--set <KEY=VALUE>",
+                "--dry-run-helm-values",
+                "Examples:",
+                "Exit codes:",
+            ],
+        ),
+        (
+            &["upgrade", "--help"],
+            &["--reuse-values", "--reset-values", "Examples:"],
+        ),
+        (
+            &["status", "--help"],
+            &["--wait-duration", "--ignore-warnings", "Exit codes:"],
+        ),
         (&["config", "set", "--help"], &["<KEY>", "<VALUE>", "--restart"]),
         (&["uninstall", "--help"], &["--crds", "--keep-nodes"]),
         (&["lab", "--help"], &["up", "down", "exec"]),
@@ -37,9 +67,15 @@ fn help_teaches() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         let help = text(&output.stdout);
         for word in expected {
-            assert!(help.contains(word), "{word} is not in the help of {arguments:?}:\n{help}");
+            assert!(
+                help.contains(word),
+                "{word} is not in the help of {arguments:?}:\n{help}"
+            );
         }
-        assert!(help.lines().all(|line| line.chars().count() <= 120), "{arguments:?} has lines that are too long");
+        assert!(
+            help.lines().all(|line| line.chars().count() <= 120),
+            "{arguments:?} has lines that are too long"
+        );
     }
 }
 
@@ -49,15 +85,31 @@ fn exit_codes_mean_something() {
         (&[], 2, "Usage:"),
         (&["instal"], 2, "'install'"),
         (&["status", "--wiat"], 2, "'--wait'"),
-        (&["install", "--set", "ipv6.enable=true"], 2, "did you mean ipv6.enabled?"),
-        (&["install", "--set", "hubble.enabled=true"], 2, "Flows and Hubble come with issue 4"),
+        (
+            &["install", "--set", "ipv6.enable=true"],
+            2,
+            "did you mean ipv6.enabled?",
+        ),
+        (
+            &["install", "--set", "hubble.enabled=true"],
+            2,
+            "Flows and Hubble come with issue 4",
+        ),
         (&["install", "--set", "debug"], 2, "`debug` has no value"),
-        (&["install", "-f", "/nonexistent/values.yaml"], 2, "values file /nonexistent/values.yaml"),
+        (
+            &["install", "-f", "/nonexistent/values.yaml"],
+            2,
+            "values file /nonexistent/values.yaml",
+        ),
         (&["install", "--wait-duration", "soon"], 2, "is no duration"),
         (&["install"], 3, "no kubeconfig can be read"),
         (&["status"], 3, "no kubeconfig can be read"),
         (&["config", "view"], 3, "seta lab up"),
-        (&["uninstall", "--kubeconfig", "/nonexistent/other"], 3, "no kubeconfig can be read"),
+        (
+            &["uninstall", "--kubeconfig", "/nonexistent/other"],
+            3,
+            "no kubeconfig can be read",
+        ),
     ];
     for (arguments, code, message) in rows {
         let output = seta(arguments);
@@ -69,10 +121,21 @@ fn exit_codes_mean_something() {
 
 #[test]
 fn every_problem_is_told_at_once() {
-    let output = seta(&["install", "--set", "tunnel=vxlan,encryption.enabled=true", "--set", "nonsense=1"]);
+    let output = seta(&[
+        "install",
+        "--set",
+        "tunnel=vxlan,encryption.enabled=true",
+        "--set",
+        "nonsense=1",
+    ]);
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    for expected in ["3 values cannot be used, nothing was changed", "tunnel=vxlan", "encryption.enabled=true", "nonsense:"] {
+    for expected in [
+        "3 values cannot be used, nothing was changed",
+        "tunnel=vxlan",
+        "encryption.enabled=true",
+        "nonsense:",
+    ] {
         assert!(errors.contains(expected), "{errors}");
     }
 }
@@ -83,7 +146,11 @@ fn versions_need_no_cluster() {
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stdout).starts_with(&format!("seta: v{} (commit ", env!("CARGO_PKG_VERSION"))));
     let output = seta(&["version", "-o", "json"]);
-    assert_eq!(output.status.code(), Some(0), "a cluster that is not there is no error");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "a cluster that is not there is no error"
+    );
     assert!(text(&output.stdout).contains("\"error\""));
 }
 
@@ -107,10 +174,21 @@ fn other_names_are_other_programs() {
     assert!(text(&called("cilium-agent", &["--help"]).stdout).contains("--config-dir"));
     assert!(text(&called("cilium-operator", &["--help"]).stdout).contains("--config-dir"));
     for name in ["cilium", "cilium-dbg"] {
-        assert!(text(&called(name, &["--help"]).stdout).contains("endpoint"), "{name}");
+        assert!(
+            text(&called(name, &["--help"]).stdout).contains("endpoint"),
+            "{name}"
+        );
     }
     let plugin = directory.path().join("cilium-cni");
     symlink(SETA, &plugin).expect("a link");
-    let output = command(&plugin).env("CNI_COMMAND", "VERSION").stdin(std::process::Stdio::null()).output().expect("it runs");
-    assert!(text(&output.stdout).contains("cniVersion"), "{}", text(&output.stdout));
+    let output = command(&plugin)
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("it runs");
+    assert!(
+        text(&output.stdout).contains("cniVersion"),
+        "{}",
+        text(&output.stdout)
+    );
 }

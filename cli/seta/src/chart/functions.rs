@@ -38,42 +38,53 @@ fn exactly<'a, const N: usize>(
     name: &str,
     arguments: &'a [Value],
 ) -> std::result::Result<&'a [Value; N], TemplateError> {
-    arguments
-        .try_into()
-        .map_err(|_| TemplateError::ArgCount { name: name.to_owned(), expected: N, got: arguments.len() })
+    arguments.try_into().map_err(|_| TemplateError::ArgCount {
+        name: name.to_owned(),
+        expected: N,
+        got: arguments.len(),
+    })
 }
 
 fn string<'a>(name: &str, value: &'a Value) -> std::result::Result<&'a str, TemplateError> {
-    value.as_str().ok_or_else(|| TemplateError::Exec(format!("{name}: expected a string, got {}", value.type_name())))
+    value
+        .as_str()
+        .ok_or_else(|| TemplateError::Exec(format!("{name}: expected a string, got {}", value.type_name())))
 }
 
 /// Text of a value in double quotes, escaped as Go escapes it, which YAML understands too; nothing for nil.
 fn quote(arguments: &[Value]) -> Result {
-    let quoted = arguments.iter().filter(|value| !matches!(value, Value::Nil)).map(|value| {
-        let text = value.to_string();
-        let mut out = String::with_capacity(text.len() + 2);
-        out.push('"');
-        for character in text.chars() {
-            match character {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                other if other.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(other))),
-                other => out.push(other),
+    let quoted = arguments
+        .iter()
+        .filter(|value| !matches!(value, Value::Nil))
+        .map(|value| {
+            let text = value.to_string();
+            let mut out = String::with_capacity(text.len() + 2);
+            out.push('"');
+            for character in text.chars() {
+                match character {
+                    '"' => out.push_str("\\\""),
+                    '\\' => out.push_str("\\\\"),
+                    '\n' => out.push_str("\\n"),
+                    '\r' => out.push_str("\\r"),
+                    '\t' => out.push_str("\\t"),
+                    other if other.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(other))),
+                    other => out.push(other),
+                }
             }
-        }
-        out.push('"');
-        out
-    });
+            out.push('"');
+            out
+        });
     Ok(Value::from(quoted.collect::<Vec<_>>().join(" ")))
 }
 
 /// `default FALLBACK VALUE`: the value, unless it is empty.
 fn default(arguments: &[Value]) -> Result {
     let [fallback, value] = exactly("default", arguments)?;
-    Ok(if value.is_truthy() { value.clone() } else { fallback.clone() })
+    Ok(if value.is_truthy() {
+        value.clone()
+    } else {
+        fallback.clone()
+    })
 }
 
 fn int(arguments: &[Value]) -> Result {
@@ -84,7 +95,9 @@ fn int(arguments: &[Value]) -> Result {
         Value::Float(number) if number.fract() == 0.0 => format!("{number:.0}").parse().ok(),
         other => other.as_int(),
     };
-    number.map(Value::Int).ok_or_else(|| TemplateError::Exec(format!("int: {value} is not a whole number")))
+    number
+        .map(Value::Int)
+        .ok_or_else(|| TemplateError::Exec(format!("int: {value} is not a whole number")))
 }
 
 /// `nindent SPACES TEXT`: a new line, then every line of the text indented.
@@ -96,18 +109,28 @@ fn nindent(arguments: &[Value]) -> Result {
         .ok_or_else(|| TemplateError::Exec(format!("nindent: {spaces} is not a number of spaces")))?;
     let indent = format!("\n{}", " ".repeat(spaces));
     let text = string("nindent", text)?;
-    Ok(Value::from(text.split('\n').map(|line| format!("{indent}{line}")).collect::<String>()))
+    Ok(Value::from(
+        text.split('\n')
+            .map(|line| format!("{indent}{line}"))
+            .collect::<String>(),
+    ))
 }
 
 fn sha256sum(arguments: &[Value]) -> Result {
     let [text] = exactly("sha256sum", arguments)?;
     let digest = Sha256::digest(string("sha256sum", text)?.as_bytes());
-    Ok(Value::from(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    Ok(Value::from(
+        digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>(),
+    ))
 }
 
 fn to_yaml(arguments: &[Value]) -> Result {
     let [value] = exactly("toYaml", arguments)?;
-    let text = serde_saphyr::to_string(&json(value)?).map_err(|error| TemplateError::Exec(format!("toYaml: {error}")))?;
+    let text = serde_saphyr::to_string(&json(value)?)
+        .map_err(|error| TemplateError::Exec(format!("toYaml: {error}")))?;
     Ok(Value::from(text.trim_end_matches('\n')))
 }
 
@@ -119,11 +142,20 @@ fn json(value: &Value) -> std::result::Result<serde_json::Value, TemplateError> 
         Value::Uint(value) => (*value).into(),
         Value::Float(value) => (*value).into(),
         Value::String(value) => value.as_ref().into(),
-        Value::List(list) => list.iter().map(json).collect::<std::result::Result<Vec<_>, _>>()?.into(),
+        Value::List(list) => list
+            .iter()
+            .map(json)
+            .collect::<std::result::Result<Vec<_>, _>>()?
+            .into(),
         Value::Map(map) => {
             let entries = map.iter().map(|(key, value)| Ok((key.to_string(), json(value)?)));
             serde_json::Value::Object(entries.collect::<std::result::Result<_, TemplateError>>()?)
         }
-        other => return Err(TemplateError::Exec(format!("toYaml: a {} has no YAML", other.type_name()))),
+        other => {
+            return Err(TemplateError::Exec(format!(
+                "toYaml: a {} has no YAML",
+                other.type_name()
+            )));
+        }
     })
 }

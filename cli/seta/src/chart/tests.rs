@@ -15,7 +15,14 @@ fn render_with(set: &str) -> Vec<Manifest> {
     let mut user = json!({});
     assign::assign(&mut user, set, assign::Typing::Typed).expect("the assignments are well-formed");
     merge(&mut values, user);
-    render(&values, Release { namespace: "kube-system", revision: 1 }).expect("the chart renders")
+    render(
+        &values,
+        Release {
+            namespace: "kube-system",
+            revision: 1,
+        },
+    )
+    .expect("the chart renders")
 }
 
 fn chart_directory() -> PathBuf {
@@ -85,18 +92,39 @@ fn the_demo_has_the_configuration_that_cilium_would_write() {
 fn objects_have_the_names_and_labels_that_tools_look_for() {
     let manifests = render_with(DEMO);
     let find = |kind: &str, name: &str| {
-        manifests.iter().find(|manifest| manifest.kind() == kind && manifest.name() == name).map(|found| &found.object)
+        manifests
+            .iter()
+            .find(|manifest| manifest.kind() == kind && manifest.name() == name)
+            .map(|found| &found.object)
     };
     let daemonset = find("DaemonSet", "cilium").expect("a DaemonSet cilium");
-    assert_eq!(daemonset["spec"]["template"]["metadata"]["labels"]["k8s-app"], "cilium");
-    assert_eq!(daemonset["spec"]["template"]["spec"]["containers"][0]["name"], "cilium-agent");
-    assert_eq!(daemonset["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 2);
+    assert_eq!(
+        daemonset["spec"]["template"]["metadata"]["labels"]["k8s-app"],
+        "cilium"
+    );
+    assert_eq!(
+        daemonset["spec"]["template"]["spec"]["containers"][0]["name"],
+        "cilium-agent"
+    );
+    assert_eq!(
+        daemonset["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"],
+        2
+    );
     let operator = find("Deployment", "cilium-operator").expect("a Deployment cilium-operator");
-    assert_eq!(operator["spec"]["template"]["metadata"]["labels"]["io.cilium/app"], "operator");
-    assert_eq!(operator["spec"]["template"]["metadata"]["labels"]["name"], "cilium-operator");
+    assert_eq!(
+        operator["spec"]["template"]["metadata"]["labels"]["io.cilium/app"],
+        "operator"
+    );
+    assert_eq!(
+        operator["spec"]["template"]["metadata"]["labels"]["name"],
+        "cilium-operator"
+    );
     assert!(find("ConfigMap", "cilium-config").is_some());
     for kind in ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"] {
-        assert!(find(kind, "cilium").is_some() && find(kind, "cilium-operator").is_some(), "{kind}");
+        assert!(
+            find(kind, "cilium").is_some() && find(kind, "cilium-operator").is_some(),
+            "{kind}"
+        );
     }
 }
 
@@ -107,7 +135,11 @@ fn roles_have_no_wildcards_and_touch_no_secrets() {
             let text = rule.to_string();
             assert!(!text.contains('*'), "{}: {text}", manifest.path);
             for forbidden in ["secrets", "escalate", "impersonate", "bind", "deletecollection"] {
-                assert!(!text.contains(&format!("\"{forbidden}\"")), "{}: {text}", manifest.path);
+                assert!(
+                    !text.contains(&format!("\"{forbidden}\"")),
+                    "{}: {text}",
+                    manifest.path
+                );
             }
         }
     }
@@ -127,7 +159,11 @@ fn every_value_that_changes_the_shape_renders() {
         "enableCriticalPriorityClass=false,cni.install=false,operator.affinity.podAffinity.x=y",
     ] {
         for manifest in render_with(set) {
-            assert!(!manifest.kind().is_empty() && !manifest.name().is_empty(), "{set}: {}", manifest.path);
+            assert!(
+                !manifest.kind().is_empty() && !manifest.name().is_empty(),
+                "{set}: {}",
+                manifest.path
+            );
         }
     }
 }
@@ -138,13 +174,23 @@ fn images_follow_the_values() {
         render_with(set)
             .iter()
             .find(|manifest| manifest.kind() == kind)
-            .and_then(|found| found.object["spec"]["template"]["spec"]["containers"][0]["image"].as_str().map(str::to_owned))
+            .and_then(|found| {
+                found.object["spec"]["template"]["spec"]["containers"][0]["image"]
+                    .as_str()
+                    .map(str::to_owned)
+            })
     };
     let ours = Some(format!("ghcr.io/seta/seta:v{}", env!("CARGO_PKG_VERSION")));
     assert_eq!(image("", "DaemonSet"), ours);
     assert_eq!(image("", "Deployment"), ours);
-    assert_eq!(image("image.tag=v8", "Deployment"), Some("ghcr.io/seta/seta:v8".to_owned()));
-    assert_eq!(image("operator.image.tag=v9", "Deployment"), Some("ghcr.io/seta/seta:v9".to_owned()));
+    assert_eq!(
+        image("image.tag=v8", "Deployment"),
+        Some("ghcr.io/seta/seta:v8".to_owned())
+    );
+    assert_eq!(
+        image("operator.image.tag=v9", "Deployment"),
+        Some("ghcr.io/seta/seta:v9".to_owned())
+    );
     assert_eq!(image("operator.image.tag=v9", "DaemonSet"), ours);
 }
 
@@ -157,7 +203,10 @@ fn agents_restart_when_their_configuration_changes() {
             .map(|found| found.object["spec"]["template"]["metadata"]["annotations"].clone())
     };
     assert_ne!(annotation(""), annotation("debug.enabled=true"));
-    assert_eq!(annotation("rollOutCiliumPods=false"), annotation("rollOutCiliumPods=false,debug.enabled=true"));
+    assert_eq!(
+        annotation("rollOutCiliumPods=false"),
+        annotation("rollOutCiliumPods=false,debug.enabled=true")
+    );
 }
 
 #[test]
@@ -172,9 +221,28 @@ fn the_chart_has_the_version_of_the_workspace() {
 fn a_broken_value_is_an_error_and_no_panic() {
     let mut values = default_values().expect("values.yaml is YAML");
     merge(&mut values, json!({"operator": {"replicas": "many"}}));
-    let error = render(&values, Release { namespace: "kube-system", revision: 1 }).expect_err("many is no number");
-    assert!(error.to_string().contains("templates/cilium-operator/deployment.yaml"), "{error}");
+    let error = render(
+        &values,
+        Release {
+            namespace: "kube-system",
+            revision: 1,
+        },
+    )
+    .expect_err("many is no number");
+    assert!(
+        error
+            .to_string()
+            .contains("templates/cilium-operator/deployment.yaml"),
+        "{error}"
+    );
     merge(&mut values, json!({"cni": null}));
-    let error = render(&values, Release { namespace: "kube-system", revision: 1 }).expect_err("a value is missing");
+    let error = render(
+        &values,
+        Release {
+            namespace: "kube-system",
+            revision: 1,
+        },
+    )
+    .expect_err("a value is missing");
     assert!(matches!(error, ChartError::Template { .. }), "{error}");
 }

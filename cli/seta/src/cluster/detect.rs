@@ -28,19 +28,35 @@ pub(crate) struct Facts {
 
 /// Asks the cluster.
 pub(crate) async fn facts(cluster: &Cluster) -> kube::Result<Facts> {
-    let nodes = Api::<Node>::all(cluster.client.clone()).list(&ListParams::default()).await?;
-    let kube_proxy = Api::<DaemonSet>::namespaced(cluster.client.clone(), "kube-system").get_opt("kube-proxy").await?;
+    let nodes = Api::<Node>::all(cluster.client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let kube_proxy = Api::<DaemonSet>::namespaced(cluster.client.clone(), "kube-system")
+        .get_opt("kube-proxy")
+        .await?;
     let slices = Api::<EndpointSlice>::namespaced(cluster.client.clone(), "default")
         .list(&ListParams::default().labels("kubernetes.io/service-name=kubernetes"))
         .await?;
-    let kind = cluster.context.as_deref().is_some_and(|context| context.starts_with("kind-"));
+    let kind = cluster
+        .context
+        .as_deref()
+        .is_some_and(|context| context.starts_with("kind-"));
     let nodes = nodes
         .into_iter()
-        .map(|node| (node.metadata.name.unwrap_or_default(), node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default()))
+        .map(|node| {
+            (
+                node.metadata.name.unwrap_or_default(),
+                node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default(),
+            )
+        })
         .collect();
     Ok(Facts {
         kind,
-        name: cluster.name.as_deref().or(cluster.context.as_deref()).and_then(cluster_name),
+        name: cluster
+            .name
+            .as_deref()
+            .or(cluster.context.as_deref())
+            .and_then(cluster_name),
         kube_proxy: kube_proxy.is_some(),
         nodes,
         api_server: api_server(&slices.items),
@@ -53,7 +69,11 @@ fn api_server(slices: &[EndpointSlice]) -> Option<(String, i32)> {
     for slice in slices {
         let port = slice.ports.iter().flatten().find_map(|port| port.port);
         for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+            let ready = endpoint
+                .conditions
+                .as_ref()
+                .and_then(|conditions| conditions.ready)
+                .unwrap_or(true);
             if let (true, Some(address), Some(port)) = (ready, endpoint.addresses.first(), port) {
                 found.push((address.clone(), port));
             }
@@ -67,7 +87,13 @@ fn cluster_name(name: &str) -> Option<String> {
     let name: String = name
         .to_lowercase()
         .chars()
-        .map(|character| if character.is_ascii_alphanumeric() { character } else { '-' })
+        .map(|character| {
+            if character.is_ascii_alphanumeric() {
+                character
+            } else {
+                '-'
+            }
+        })
         .take(32)
         .collect();
     let name = name.trim_matches('-');
@@ -96,7 +122,10 @@ pub(crate) fn autodetect(facts: &Facts, user: &mut Value) -> Vec<String> {
     } else if let Some((host, port)) = &facts.api_server
         && at(user, "k8sServiceHost").is_none()
     {
-        lines.push(format!("🔮 Auto-detected kube-proxy has not been installed; agents reach the API server at {}", authority(host, *port)));
+        lines.push(format!(
+            "🔮 Auto-detected kube-proxy has not been installed; agents reach the API server at {}",
+            authority(host, *port)
+        ));
         set_missing(user, "k8sServiceHost", json!(host));
         set_missing(user, "k8sServicePort", json!(port.to_string()));
     }
@@ -104,7 +133,11 @@ pub(crate) fn autodetect(facts: &Facts, user: &mut Value) -> Vec<String> {
 }
 
 fn authority(host: &str, port: i32) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// Why these values cannot work on this cluster.
@@ -126,7 +159,9 @@ pub(crate) fn objections(facts: &Facts, values: &Value) -> Vec<String> {
     }
     if !facts.kube_proxy
         && facts.api_server.is_none()
-        && at(values, "k8sServiceHost").and_then(Value::as_str).is_none_or(str::is_empty)
+        && at(values, "k8sServiceHost")
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
     {
         objections.push(
             "there is no kube-proxy, and the address of the API server is not in the endpoints of the service `kubernetes`; set k8sServiceHost and k8sServicePort"
@@ -161,12 +196,18 @@ mod tests {
                 "k8sServiceHost": "fc00:f853:ccd:e793::2", "k8sServicePort": "6443",
             })
         );
-        assert!(lines.iter().any(|line| line.contains("[fc00:f853:ccd:e793::2]:6443")), "{lines:?}");
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.contains("[fc00:f853:ccd:e793::2]:6443")),
+            "{lines:?}"
+        );
     }
 
     #[test]
     fn what_the_user_set_stays() {
-        let mut user = json!({"cluster": {"name": "mine"}, "k8sServiceHost": "api", "operator": {"replicas": 3}});
+        let mut user =
+            json!({"cluster": {"name": "mine"}, "k8sServiceHost": "api", "operator": {"replicas": 3}});
         autodetect(&kind(), &mut user);
         assert_eq!(user["cluster"]["name"], "mine");
         assert_eq!(user["k8sServiceHost"], "api");
@@ -178,18 +219,51 @@ mod tests {
     fn nonsense_is_objected_to() {
         let values = json!({"ipv6": {"enabled": true}, "k8sServiceHost": ""});
         assert_eq!(objections(&kind(), &values), Vec::<String>::new());
-        let v4 = Facts { nodes: vec![("a".into(), vec!["10.244.0.0/24".into()])], ..kind() };
-        assert!(objections(&v4, &values).concat().contains("node a has only IPv4 pod CIDRs (10.244.0.0/24)"));
-        let lost = Facts { api_server: None, ..kind() };
+        let v4 = Facts {
+            nodes: vec![("a".into(), vec!["10.244.0.0/24".into()])],
+            ..kind()
+        };
+        assert!(
+            objections(&v4, &values)
+                .concat()
+                .contains("node a has only IPv4 pod CIDRs (10.244.0.0/24)")
+        );
+        let lost = Facts {
+            api_server: None,
+            ..kind()
+        };
         assert!(objections(&lost, &values).concat().contains("set k8sServiceHost"));
         assert!(objections(&lost, &json!({"k8sServiceHost": "x"})).is_empty());
-        assert!(objections(&Facts { kube_proxy: true, ..lost }, &values).is_empty());
-        assert!(objections(&Facts { nodes: Vec::new(), ..kind() }, &values).concat().contains("no nodes"));
+        assert!(
+            objections(
+                &Facts {
+                    kube_proxy: true,
+                    ..lost
+                },
+                &values
+            )
+            .is_empty()
+        );
+        assert!(
+            objections(
+                &Facts {
+                    nodes: Vec::new(),
+                    ..kind()
+                },
+                &values
+            )
+            .concat()
+            .contains("no nodes")
+        );
     }
 
     #[test]
     fn cluster_names_are_made_fit() {
-        for (name, fit) in [("kind-kind", "kind-kind"), ("arn:aws:eks/My_Cluster", "arn-aws-eks-my-cluster"), ("-a-", "a")] {
+        for (name, fit) in [
+            ("kind-kind", "kind-kind"),
+            ("arn:aws:eks/My_Cluster", "arn-aws-eks-my-cluster"),
+            ("-a-", "a"),
+        ] {
             assert_eq!(cluster_name(name).as_deref(), Some(fit));
         }
         assert_eq!(cluster_name("___"), None);

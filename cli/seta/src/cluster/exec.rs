@@ -15,8 +15,8 @@ const MAX_OUTPUT: u64 = 16 << 20;
 #[derive(Debug, Error)]
 pub(crate) enum ExecError {
     /// The API server or the kubelet did not run it.
-    #[error("the command could not be run: {0}")]
-    Start(#[source] Box<kube::Error>),
+    #[error("the command could not be run: {}", super::told(.0))]
+    Start(Box<kube::Error>),
     /// The connection broke.
     #[error("its output could not be read: {0}")]
     Output(#[source] std::io::Error),
@@ -37,9 +37,14 @@ pub(crate) async fn output(
     deadline: Duration,
 ) -> Result<String, ExecError> {
     let work = async {
-        let parameters = AttachParams::default().container(container).stdout(true).stderr(true);
-        let mut process =
-            pods.exec(pod, command.to_vec(), &parameters).await.map_err(|error| ExecError::Start(Box::new(error)))?;
+        let parameters = AttachParams::default()
+            .container(container)
+            .stdout(true)
+            .stderr(true);
+        let mut process = pods
+            .exec(pod, command.to_vec(), &parameters)
+            .await
+            .map_err(|error| ExecError::Start(Box::new(error)))?;
         let (stdout, stderr) = (process.stdout(), process.stderr());
         let status = process.take_status();
         let (mut output, mut errors) = (String::new(), String::new());
@@ -66,10 +71,16 @@ pub(crate) async fn output(
             Some(status) if status.status.as_deref() == Some("Failure") => {
                 let errors = errors.trim();
                 let message = status.message.unwrap_or_default();
-                Err(ExecError::Failed(if errors.is_empty() { message } else { errors.to_owned() }))
+                Err(ExecError::Failed(if errors.is_empty() {
+                    message
+                } else {
+                    errors.to_owned()
+                }))
             }
             _ => Ok(output),
         }
     };
-    tokio::time::timeout(deadline, work).await.unwrap_or(Err(ExecError::Late(deadline)))
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or(Err(ExecError::Late(deadline)))
 }

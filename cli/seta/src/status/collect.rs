@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use api::StatusResponse;
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -12,8 +11,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 
-use super::report::{Generation, PodsCount, Report, Workload};
-use crate::cluster::{Cluster, exec};
+use super::report::{self, Generation, PodsCount, Report, Workload};
+use crate::cluster::{Cluster, Told as _, exec};
 use crate::release::History;
 use crate::settings;
 
@@ -23,7 +22,10 @@ const AGENT_DEADLINE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 16;
 
 /// The components that have pods: name and label.
-const COMPONENTS: [(&str, &str); 2] = [("cilium", "k8s-app=cilium"), ("cilium-operator", "io.cilium/app=operator")];
+const COMPONENTS: [(&str, &str); 2] = [
+    ("cilium", "k8s-app=cilium"),
+    ("cilium-operator", "io.cilium/app=operator"),
+];
 
 /// Everything, measured now.
 pub(crate) async fn report(cluster: &Cluster) -> anyhow::Result<Report> {
@@ -31,7 +33,11 @@ pub(crate) async fn report(cluster: &Cluster) -> anyhow::Result<Report> {
     workloads(cluster, &mut report).await?;
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
     for (component, label) in COMPONENTS {
-        let found = pods.list(&ListParams::default().labels(label)).await.context("listing pods")?.items;
+        let found = pods
+            .list(&ListParams::default().labels(label))
+            .await
+            .told("listing pods")?
+            .items;
         for pod in &found {
             component_pod(component, pod, &mut report);
         }
@@ -42,14 +48,22 @@ pub(crate) async fn report(cluster: &Cluster) -> anyhow::Result<Report> {
     report.pods_count = managed_pods(cluster).await?;
     let release = History::of(cluster).last().await;
     // Whether there is a release decides one line, and nothing else.
-    report.helm_chart_version = release.ok().flatten().map(|release| release.chart_version().to_owned()).unwrap_or_default();
+    report.helm_chart_version = release
+        .ok()
+        .flatten()
+        .map(|release| release.chart_version().to_owned())
+        .unwrap_or_default();
     configuration(cluster, &mut report).await?;
     Ok(report)
 }
 
 async fn workloads(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
     let daemonsets = Api::<DaemonSet>::namespaced(cluster.client.clone(), &cluster.namespace);
-    match daemonsets.get_opt("cilium").await.context("looking at DaemonSet cilium")? {
+    match daemonsets
+        .get_opt("cilium")
+        .await
+        .told("looking at DaemonSet cilium")?
+    {
         Some(found) => {
             let status = found.status.unwrap_or_default();
             let workload = Workload {
@@ -66,10 +80,18 @@ async fn workloads(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()>
             };
             report.add_workload("cilium", workload, generation);
         }
-        None => report.error("cilium", "cilium", "DaemonSet cilium does not exist; install it with `seta install`"),
+        None => report.error(
+            "cilium",
+            "cilium",
+            "DaemonSet cilium does not exist; install it with `seta install`",
+        ),
     }
     let deployments = Api::<Deployment>::namespaced(cluster.client.clone(), &cluster.namespace);
-    match deployments.get_opt("cilium-operator").await.context("looking at Deployment cilium-operator")? {
+    match deployments
+        .get_opt("cilium-operator")
+        .await
+        .told("looking at Deployment cilium-operator")?
+    {
         Some(found) => {
             let status = found.status.unwrap_or_default();
             let workload = Workload {
@@ -86,7 +108,11 @@ async fn workloads(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()>
             };
             report.add_workload("cilium-operator", workload, generation);
         }
-        None => report.error("cilium-operator", "cilium-operator", "Deployment cilium-operator does not exist"),
+        None => report.error(
+            "cilium-operator",
+            "cilium-operator",
+            "Deployment cilium-operator does not exist",
+        ),
     }
     Ok(())
 }
@@ -101,44 +127,56 @@ fn component_pod(component: &str, pod: &Pod, report: &mut Report) {
         Some(phase) => phase,
         None => "Unknown",
     };
-    *report.phase_count.entry(component.to_owned()).or_default().entry(phase.to_owned()).or_default() += 1;
+    *report
+        .phase_count
+        .entry(component.to_owned())
+        .or_default()
+        .entry(phase.to_owned())
+        .or_default() += 1;
     for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
         let image = container.image.clone().unwrap_or_default();
-        *report.image_count.entry(component.to_owned()).or_default().entry(image).or_default() += 1;
+        *report
+            .image_count
+            .entry(component.to_owned())
+            .or_default()
+            .entry(image)
+            .or_default() += 1;
     }
     if leaving {
         report.warning(component, name, "the pod is being replaced");
         return;
     }
-    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let containers = status
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
     for container in containers {
-        let state = container.state.as_ref();
-        let waiting = state.and_then(|state| state.waiting.as_ref());
-        let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
-        if !matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
-            let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
-            report.error(component, name, format!("container {} waits: {reason} {message}", container.name).trim_end().to_owned());
-        }
-        let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        if let Some(ended) = ended.filter(|ended| ended.exit_code != 0 && !container.ready) {
-            let message = ended.message.as_deref().unwrap_or_default().trim();
-            report.error(
-                component,
-                name,
-                format!("container {} ended with {} before: {message}", container.name, ended.exit_code),
-            );
+        if let Some(text) = report::container(container) {
+            report.error(component, name, text);
         }
     }
+}
+
+/// Whether the agent's container runs, and so can be asked.
+fn agent_runs(pod: &Pod) -> bool {
+    let containers = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
+    let agent = containers
+        .iter()
+        .find(|container| container.name == "cilium-agent");
+    let running = agent
+        .and_then(|agent| agent.state.as_ref())
+        .is_some_and(|state| state.running.is_some());
+    running && pod.metadata.deletion_timestamp.is_none()
 }
 
 /// Asks every agent that runs.
 async fn agents(api: &Api<Pod>, pods: &[Pod], report: &mut Report) {
     let running: Vec<String> = pods
         .iter()
-        .filter(|pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
-        })
+        .filter(|pod| agent_runs(pod))
         .filter_map(|pod| pod.metadata.name.clone())
         .collect();
     let answers: Vec<_> = futures::stream::iter(running)
@@ -154,9 +192,17 @@ async fn agents(api: &Api<Pod>, pods: &[Pod], report: &mut Report) {
         match answer {
             Ok(text) => match serde_json::from_str::<StatusResponse>(&text) {
                 Ok(status) => report.add_agent(&pod, status),
-                Err(error) => report.error("cilium", &pod, format!("`cilium status -o json` is not readable: {error}")),
+                Err(error) => report.error(
+                    "cilium",
+                    &pod,
+                    format!("`cilium status -o json` is not readable: {error}"),
+                ),
             },
-            Err(error) => report.error("cilium", &pod, format!("asking the agent with `cilium status -o json`: {error}")),
+            Err(error) => report.error(
+                "cilium",
+                &pod,
+                format!("asking the agent with `cilium status -o json`: {error}"),
+            ),
         }
     }
 }
@@ -168,21 +214,33 @@ async fn managed_pods(cluster: &Cluster) -> anyhow::Result<PodsCount> {
     let managed: BTreeSet<(String, String)> = match endpoints.list(&ListParams::default()).await {
         Ok(list) => list
             .into_iter()
-            .map(|endpoint| (endpoint.metadata.namespace.unwrap_or_default(), endpoint.metadata.name.unwrap_or_default()))
+            .map(|endpoint| {
+                (
+                    endpoint.metadata.namespace.unwrap_or_default(),
+                    endpoint.metadata.name.unwrap_or_default(),
+                )
+            })
             .collect(),
         // The operator has not registered the type yet.
         Err(kube::Error::Api(status)) if status.code == 404 => BTreeSet::new(),
-        Err(error) => return Err(error).context("listing CiliumEndpoints"),
+        Err(error) => return Err(error).told("listing CiliumEndpoints"),
     };
     let mut count = PodsCount::default();
-    for pod in Api::<Pod>::all(cluster.client.clone()).list(&ListParams::default()).await.context("listing pods")? {
+    for pod in Api::<Pod>::all(cluster.client.clone())
+        .list(&ListParams::default())
+        .await
+        .told("listing pods")?
+    {
         let own_network = pod.spec.is_some_and(|spec| !spec.host_network.unwrap_or(false));
         let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
         if !own_network || matches!(phase.as_str(), "Succeeded" | "Failed") {
             continue;
         }
         count.all += 1;
-        let name = (pod.metadata.namespace.unwrap_or_default(), pod.metadata.name.unwrap_or_default());
+        let name = (
+            pod.metadata.namespace.unwrap_or_default(),
+            pod.metadata.name.unwrap_or_default(),
+        );
         count.by_cilium += usize::from(managed.contains(&name));
     }
     Ok(count)
@@ -191,12 +249,20 @@ async fn managed_pods(cluster: &Cluster) -> anyhow::Result<PodsCount> {
 /// What the configuration asks for and does not get.
 async fn configuration(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
     let maps = Api::<ConfigMap>::namespaced(cluster.client.clone(), &cluster.namespace);
-    let config = maps.get_opt("cilium-config").await.context("looking at ConfigMap cilium-config")?;
+    let config = maps
+        .get_opt("cilium-config")
+        .await
+        .told("looking at ConfigMap cilium-config")?;
     let config: BTreeMap<String, String> = config.and_then(|map| map.data).unwrap_or_default();
     for entry in settings::not_active(&config)? {
-        report.configuration.push(format!("{}={} is not active yet: {}", entry.key, entry.when, entry.text));
+        report.configuration.push(format!(
+            "{}={} is not active yet: {}",
+            entry.key, entry.when, entry.text
+        ));
     }
-    let policies = Api::<NetworkPolicy>::all(cluster.client.clone()).list(&ListParams::default()).await;
+    let policies = Api::<NetworkPolicy>::all(cluster.client.clone())
+        .list(&ListParams::default())
+        .await;
     match policies {
         Ok(list) if !list.items.is_empty() => report.configuration.push(format!(
             "{} NetworkPolicies exist and are not enforced yet: network policy comes with issue 5",

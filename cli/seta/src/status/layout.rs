@@ -6,8 +6,14 @@ use std::fmt::Write as _;
 use super::report::{Findings, Report};
 
 /// The logo that people know, one part per line that stands beside it.
-const LOGO: [&str; 6] =
-    ["    /¯¯\\    ", " /¯¯\\__/¯¯\\ ", " \\__/¯¯\\__/ ", " /¯¯\\__/¯¯\\ ", " \\__/¯¯\\__/ ", "    \\__/    "];
+const LOGO: [&str; 6] = [
+    "    /¯¯\\    ",
+    " /¯¯\\__/¯¯\\ ",
+    " \\__/¯¯\\__/ ",
+    " /¯¯\\__/¯¯\\ ",
+    " \\__/¯¯\\__/ ",
+    "    \\__/    ",
+];
 /// Columns between cells.
 const GAP: usize = 4;
 
@@ -55,7 +61,11 @@ fn rows(report: &Report) -> Vec<Row> {
     }
     let mut section = |title: &str, lines: Vec<Row>| {
         for (index, line) in lines.into_iter().enumerate() {
-            let mut row = vec![if index == 0 { title.to_owned() } else { String::new() }];
+            let mut row = vec![if index == 0 {
+                title.to_owned()
+            } else {
+                String::new()
+            }];
             row.extend(line);
             rows.push(row);
         }
@@ -66,14 +76,23 @@ fn rows(report: &Report) -> Vec<Row> {
             .phase_count
             .iter()
             .map(|(component, phases)| {
-                let phases: Vec<_> = phases.iter().map(|(phase, count)| format!("{phase}: {count}")).collect();
+                let phases: Vec<_> = phases
+                    .iter()
+                    .map(|(phase, count)| format!("{phase}: {count}"))
+                    .collect();
                 vec![component.clone(), phases.join(", ")]
             })
             .collect(),
     );
     let pods = report.pods_count;
-    section("Cluster Pods:", vec![vec![format!("{}/{} managed by Cilium", pods.by_cilium, pods.all)]]);
-    section("Helm chart version:", vec![vec![report.helm_chart_version.clone()]]);
+    section(
+        "Cluster Pods:",
+        vec![vec![format!("{}/{} managed by Cilium", pods.by_cilium, pods.all)]],
+    );
+    section(
+        "Helm chart version:",
+        vec![vec![report.helm_chart_version.clone()]],
+    );
     let mut images = Vec::new();
     for (component, counts) in &report.image_count {
         for (image, count) in counts {
@@ -81,15 +100,31 @@ fn rows(report: &Report) -> Vec<Row> {
         }
     }
     section("Image versions", images);
-    let measured = report.datapaths().into_iter().map(|(text, count)| vec!["cilium".to_owned(), format!("{text}: {count}")]);
+    let measured = report
+        .datapaths()
+        .into_iter()
+        .map(|(text, count)| vec!["cilium".to_owned(), format!("{text}: {count}")]);
     section("Datapath:", measured.collect());
     section("Errors:", findings(&report.errors, |findings| &findings.errors));
-    section("Warnings:", findings(&report.errors, |findings| &findings.warnings));
-    section("Configuration:", report.configuration.iter().map(|line| vec![line.clone()]).collect());
+    section(
+        "Warnings:",
+        findings(&report.errors, |findings| &findings.warnings),
+    );
+    section(
+        "Configuration:",
+        report
+            .configuration
+            .iter()
+            .map(|line| vec![line.clone()])
+            .collect(),
+    );
     rows
 }
 
-fn findings(errors: &BTreeMap<String, BTreeMap<String, Findings>>, of: impl Fn(&Findings) -> &Vec<String>) -> Vec<Row> {
+fn findings(
+    errors: &BTreeMap<String, BTreeMap<String, Findings>>,
+    of: impl Fn(&Findings) -> &Vec<String>,
+) -> Vec<Row> {
     let mut rows = Vec::new();
     for (component, places) in errors {
         for (place, findings) in places {
@@ -139,7 +174,13 @@ mod tests {
     use super::*;
 
     fn workload(kind: &str, desired: i32, ready: i32) -> Workload {
-        Workload { kind: kind.into(), desired, ready, available: ready, unavailable: desired - ready }
+        Workload {
+            kind: kind.into(),
+            desired,
+            ready,
+            available: ready,
+            unavailable: desired - ready,
+        }
     }
 
     fn healthy() -> Report {
@@ -148,19 +189,31 @@ mod tests {
             helm_chart_version: "0.1.0".into(),
             ..Report::default()
         };
-        let seen = |updated| Generation { wanted: 1, observed: 1, updated };
+        let seen = |updated| Generation {
+            wanted: 1,
+            observed: 1,
+            updated,
+        };
         report.add_workload("cilium", workload("DaemonSet", 2, 2), seen(2));
         report.add_workload("cilium-operator", workload("Deployment", 1, 1), seen(1));
         for (component, count) in [("cilium", 2), ("cilium-operator", 1)] {
-            report.phase_count.insert(component.into(), BTreeMap::from([("Running".into(), count)]));
-            report.image_count.insert(component.into(), BTreeMap::from([("ghcr.io/seta/seta:v0.1.0".into(), count)]));
+            report
+                .phase_count
+                .insert(component.into(), BTreeMap::from([("Running".into(), count)]));
+            report.image_count.insert(
+                component.into(),
+                BTreeMap::from([("ghcr.io/seta/seta:v0.1.0".into(), count)]),
+            );
         }
         for pod in ["cilium-a", "cilium-b"] {
             let status = serde_json::json!({
                 "cilium": {"state": "Ok", "msg": "v0.1.0"}, "attach-mode": "TCX", "datapath-mode": "veth",
                 "routing": {"inter-host-routing-mode": "Native", "intra-host-routing-mode": "BPF"},
             });
-            report.add_agent(pod, serde_json::from_value(status).expect("it is a StatusResponse"));
+            report.add_agent(
+                pod,
+                serde_json::from_value(status).expect("it is a StatusResponse"),
+            );
         }
         report
     }
@@ -190,9 +243,19 @@ Datapath:              cilium             Network Native, Host BPF, Attach TCX, 
     #[test]
     fn errors_and_warnings_come_last() {
         let mut report = healthy();
-        report.add_workload("cilium", workload("DaemonSet", 2, 1), Generation { wanted: 1, observed: 1, updated: 2 });
+        report.add_workload(
+            "cilium",
+            workload("DaemonSet", 2, 1),
+            Generation {
+                wanted: 1,
+                observed: 1,
+                updated: 2,
+            },
+        );
         report.warning("cilium", "cilium-a", "Kubernetes: slow");
-        report.configuration.push("kube-proxy-replacement=true is not active yet: services come later".into());
+        report
+            .configuration
+            .push("kube-proxy-replacement=true is not active yet: services come later".into());
         let text = summary(&report);
         for line in [
             "Cilium:             1 error, 1 warning",

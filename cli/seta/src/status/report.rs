@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use api::StatusResponse;
 use api::status::State;
+use k8s_openapi::api::core::v1::ContainerStatus;
 use serde::Serialize;
 
 /// A DaemonSet or a Deployment.
@@ -80,16 +81,26 @@ impl Report {
     }
 
     fn findings(&mut self, component: &str, place: &str) -> &mut Findings {
-        self.errors.entry(component.to_owned()).or_default().entry(place.to_owned()).or_default()
+        self.errors
+            .entry(component.to_owned())
+            .or_default()
+            .entry(place.to_owned())
+            .or_default()
     }
 
     fn count(&self, component: &str, of: impl Fn(&Findings) -> usize) -> usize {
-        self.errors.get(component).into_iter().flat_map(BTreeMap::values).map(of).sum()
+        self.errors
+            .get(component)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .map(of)
+            .sum()
     }
 
     /// `OK`, or how much is wrong, or `disabled` when it is not installed and need not be.
     pub(crate) fn verdict(&self, component: &str) -> String {
-        let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        let plural =
+            |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
         let errors = self.count(component, |findings| findings.errors.len());
         let warnings = self.count(component, |findings| findings.warnings.len());
         match (errors, warnings) {
@@ -103,12 +114,15 @@ impl Report {
 
     /// Whether anything does not work.
     pub(crate) fn has_errors(&self) -> bool {
-        self.errors.values().flat_map(BTreeMap::values).any(|findings| !findings.errors.is_empty())
+        self.errors
+            .values()
+            .flat_map(BTreeMap::values)
+            .any(|findings| !findings.errors.is_empty())
     }
 
     /// The first thing to wait for, if there is any.
     pub(crate) fn unsettled(&self, ignore_warnings: bool) -> Option<String> {
-        let all = || self.errors.iter().flat_map(|(_, places)| places);
+        let all = || self.errors.values().flatten();
         let error = all().find_map(|(place, findings)| Some((place, findings.errors.first()?)));
         let warning = || all().find_map(|(place, findings)| Some((place, findings.warnings.first()?)));
         error
@@ -120,19 +134,39 @@ impl Report {
     pub(crate) fn add_workload(&mut self, name: &str, workload: Workload, generation: Generation) {
         let kind = workload.kind.clone();
         if generation.observed < generation.wanted {
-            self.error(name, name, format!("{kind} {name} was changed a moment ago, and its controller has not seen it yet"));
+            self.error(
+                name,
+                name,
+                format!("{kind} {name} was changed a moment ago, and its controller has not seen it yet"),
+            );
         } else if workload.desired == 0 {
-            self.error(name, name, format!("{kind} {name} wants no pods: there is no node for it"));
+            self.error(
+                name,
+                name,
+                format!("{kind} {name} wants no pods: there is no node for it"),
+            );
         } else if workload.ready < workload.desired {
             let missing = workload.desired - workload.ready;
-            self.error(name, name, format!("{missing} pods of {kind} {name} are not ready"));
+            self.error(
+                name,
+                name,
+                format!("{missing} pods of {kind} {name} are not ready"),
+            );
         } else if workload.available < workload.desired {
             let missing = workload.desired - workload.available;
-            self.error(name, name, format!("{missing} pods of {kind} {name} are not available"));
+            self.error(
+                name,
+                name,
+                format!("{missing} pods of {kind} {name} are not available"),
+            );
         }
         if generation.updated < workload.desired && generation.observed >= generation.wanted {
             let old = workload.desired - generation.updated;
-            self.warning(name, name, format!("{old} pods of {kind} {name} still have to be replaced by updated ones"));
+            self.warning(
+                name,
+                name,
+                format!("{old} pods of {kind} {name} still have to be replaced by updated ones"),
+            );
         }
         self.pod_state.insert(name.to_owned(), workload);
     }
@@ -144,7 +178,11 @@ impl Report {
             ("Kubernetes", status.kubernetes.state, &status.kubernetes.msg),
             ("KVStore", status.kvstore.state, &status.kvstore.msg),
             ("CNI Config file", status.cni_file.state, &status.cni_file.msg),
-            ("Cilium health daemon", status.cluster.cilium_health.state, &status.cluster.cilium_health.msg),
+            (
+                "Cilium health daemon",
+                status.cluster.cilium_health.state,
+                &status.cluster.cilium_health.msg,
+            ),
             ("Hubble", status.hubble.state, &status.hubble.msg),
         ];
         for (part, state, message) in parts {
@@ -198,6 +236,43 @@ impl Report {
         }
         counts
     }
+}
+
+/// Why a container does not run, in one line; nothing when it does, or when it is about to.
+pub(crate) fn container(status: &ContainerStatus) -> Option<String> {
+    let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let reason = waiting
+        .and_then(|waiting| waiting.reason.as_deref())
+        .unwrap_or_default();
+    let message = waiting
+        .and_then(|waiting| waiting.message.as_deref())
+        .unwrap_or_default();
+    let ended = [&status.state, &status.last_state]
+        .into_iter()
+        .find_map(|state| state.as_ref()?.terminated.as_ref())
+        .filter(|ended| ended.exit_code != 0 && !status.ready);
+    let name = &status.name;
+    match (reason, ended) {
+        // The kubelet's words about a crash only repeat that there was one: what the program said last tells more.
+        (_, Some(ended)) => {
+            let last = ended
+                .message
+                .as_deref()
+                .and_then(last_line)
+                .unwrap_or("it said nothing");
+            Some(format!("container {name} ended with {}: {last}", ended.exit_code))
+        }
+        ("" | "ContainerCreating" | "PodInitializing", None) => None,
+        (reason, None) => Some(
+            format!("container {name} waits: {reason} {message}")
+                .trim_end()
+                .to_owned(),
+        ),
+    }
+}
+
+fn last_line(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).rfind(|line| !line.is_empty())
 }
 
 /// How far a controller is with a workload.

@@ -81,7 +81,9 @@ fn path(input: &mut Peekable<Chars<'_>>, text: &str) -> Result<Vec<Step>, Assign
                 if next == Some('[') {
                     let digits: String = input.by_ref().take_while(|character| *character != ']').collect();
                     let index = digits.parse().ok().filter(|index| *index < MAX_INDEX);
-                    steps.push(Step::Index(index.ok_or_else(|| AssignError::Index(text.to_owned()))?));
+                    steps.push(Step::Index(
+                        index.ok_or_else(|| AssignError::Index(text.to_owned()))?,
+                    ));
                     after_index = true;
                 }
                 if steps.len() > MAX_DEPTH {
@@ -118,7 +120,11 @@ fn value(input: &mut Peekable<Chars<'_>>, text: &str, typing: Typing) -> Result<
 }
 
 /// A word up to one of the ends, and the end that was met.
-fn word(input: &mut Peekable<Chars<'_>>, is_end: impl Fn(char) -> bool, typing: Typing) -> (Value, Option<char>) {
+fn word(
+    input: &mut Peekable<Chars<'_>>,
+    is_end: impl Fn(char) -> bool,
+    typing: Typing,
+) -> (Value, Option<char>) {
     let mut word = String::new();
     let mut end = None;
     while let Some(character) = input.next() {
@@ -198,10 +204,19 @@ mod tests {
             ("a={},b=1", json!({"a": [], "b": 1})),
             ("a[1].b=c", json!({"a": [null, {"b": "c"}]})),
             ("a[0][1]=x", json!({"a": [[null, "x"]]})),
-            (r"a.kubernetes\.io/os=linux", json!({"a": {"kubernetes.io/os": "linux"}})),
+            (
+                r"a.kubernetes\.io/os=linux",
+                json!({"a": {"kubernetes.io/os": "linux"}}),
+            ),
             (r"a=x\,y,b=z", json!({"a": "x,y", "b": "z"})),
-            ("a=007,b=0,c=-3,d=1.5", json!({"a": "007", "b": 0, "c": -3, "d": "1.5"})),
-            ("ipv6NativeRoutingCIDR=fd00:10::/32", json!({"ipv6NativeRoutingCIDR": "fd00:10::/32"})),
+            (
+                "a=007,b=0,c=-3,d=1.5",
+                json!({"a": "007", "b": 0, "c": -3, "d": "1.5"}),
+            ),
+            (
+                "ipv6NativeRoutingCIDR=fd00:10::/32",
+                json!({"ipv6NativeRoutingCIDR": "fd00:10::/32"}),
+            ),
             ("", json!({})),
         ];
         for (text, expected) in rows {

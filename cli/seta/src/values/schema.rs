@@ -153,22 +153,41 @@ fn walk(schema: &Value, path: &str, visit: &mut dyn FnMut(&str, &Value)) {
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 /// `why` is the refusal of the nearest enclosing object that has one.
 fn check(schema: &Value, value: &Value, path: &str, why: Option<&str>, problems: &mut Vec<Problem>) {
     let why = schema["x-seta-refusal"].as_str().or(why);
     let refuse = |expected: String| match schema["x-seta-refusal"].as_str() {
-        Some(why) => Problem::Refused { path: path.to_owned(), value: plain(value), why: why.to_owned() },
-        None => Problem::Invalid { path: path.to_owned(), value: plain(value), expected },
+        Some(why) => Problem::Refused {
+            path: path.to_owned(),
+            value: plain(value),
+            why: why.to_owned(),
+        },
+        None => Problem::Invalid {
+            path: path.to_owned(),
+            value: plain(value),
+            expected,
+        },
     };
     let types = types(schema);
     if !types.is_empty() && !types.iter().any(|name| is_type(name, value)) {
         problems.push(Problem::Invalid {
             path: path.to_owned(),
             value: plain(value),
-            expected: format!("it must be {}", types.iter().map(|name| article(name)).collect::<Vec<_>>().join(" or ")),
+            expected: format!(
+                "it must be {}",
+                types
+                    .iter()
+                    .map(|name| article(name))
+                    .collect::<Vec<_>>()
+                    .join(" or ")
+            ),
         });
         return;
     }
@@ -198,8 +217,15 @@ fn check(schema: &Value, value: &Value, path: &str, why: Option<&str>, problems:
         Value::Number(number) => {
             let low = schema["minimum"].as_f64().unwrap_or(f64::MIN);
             let high = schema["maximum"].as_f64().unwrap_or(f64::MAX);
-            if number.as_f64().is_some_and(|number| number < low || number > high) {
-                problems.push(refuse(format!("it must be from {} to {}", plain(&schema["minimum"]), plain(&schema["maximum"]))));
+            if number
+                .as_f64()
+                .is_some_and(|number| number < low || number > high)
+            {
+                problems.push(refuse(format!(
+                    "it must be from {} to {}",
+                    plain(&schema["minimum"]),
+                    plain(&schema["maximum"])
+                )));
             }
         }
         Value::Bool(_) | Value::Null => {}
@@ -221,8 +247,15 @@ fn check_object(
             (None, None | Some(Value::Bool(true))) => {}
             (None, Some(Value::Bool(false))) => problems.push(match why {
                 // The whole section is not there: its name is known, whatever stands in it.
-                Some(why) => Problem::Refused { path: inner_path, value: plain(inner), why: why.to_owned() },
-                None => Problem::Unknown { path: inner_path, suggestion: None },
+                Some(why) => Problem::Refused {
+                    path: inner_path,
+                    value: plain(inner),
+                    why: why.to_owned(),
+                },
+                None => Problem::Unknown {
+                    path: inner_path,
+                    suggestion: None,
+                },
             }),
             (None, Some(any)) => check(any, inner, &inner_path, why, problems),
         }
@@ -257,7 +290,9 @@ fn is_type(name: &str, value: &Value) -> bool {
         "array" => value.is_array(),
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
-        "integer" => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0),
+        "integer" => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
+        }
         "number" => value.is_number(),
         "null" => value.is_null(),
         _ => false,
@@ -290,7 +325,10 @@ pub(crate) fn nearest(path: &str, known: &BTreeSet<String>) -> Option<String> {
             let other = candidate.to_lowercase();
             // Siblings are likelier than strangers, and a name that contains the other is likelier than chance.
             let stranger = usize::from(other.rsplit_once('.').unwrap_or_default().0 != parent);
-            (strsim::damerau_levenshtein(&lower, &other) * 2 + stranger, candidate)
+            (
+                strsim::damerau_levenshtein(&lower, &other) * 2 + stranger,
+                candidate,
+            )
         })
         .min()
         .filter(|(distance, candidate)| distance / 2 <= (candidate.len().max(path.len()) / 3).clamp(1, 6))

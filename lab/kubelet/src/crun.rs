@@ -47,8 +47,7 @@ pub(crate) fn last_error(log: &Path) -> Option<String> {
         .filter_map(|line| serde_json::from_str::<Line>(line).ok());
     lines
         .filter(|line| line.level == "error")
-        .last()
-        .map(|line| line.msg)
+        .fold(None, |_, line| Some(line.msg))
 }
 
 /// Sends a signal to a container's first process. A container that is gone already is success.

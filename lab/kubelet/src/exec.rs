@@ -174,6 +174,7 @@ pub(crate) async fn capture(
     };
     let Ok((status, output)) = timeout(within, work).await else {
         prepared.kill();
+        let _ = timeout(DRAIN, child.wait()).await;
         return Err(ExecError::Timeout);
     };
     let (out, err) = output.unwrap_or_default();
@@ -247,6 +248,8 @@ async fn with_pipes(mut prepared: Prepared, client: &mut RemoteCommand) -> Resul
         Some(status) => Ok(prepared.outcome(status)),
         None => {
             prepared.kill();
+            // The runtime's call must see the end of its child, or nobody takes its exit code.
+            let _ = timeout(DRAIN, child.wait()).await;
             Ok(Outcome::Exit(137))
         }
     }
@@ -284,6 +287,8 @@ async fn with_terminal(mut prepared: Prepared, client: &mut RemoteCommand) -> Re
         Some(status) => Ok(prepared.outcome(status?)),
         None => {
             prepared.kill();
+            // The runtime's call must see the end of its child, or nobody takes its exit code.
+            let _ = timeout(DRAIN, child.wait()).await;
             Ok(Outcome::Exit(137))
         }
     }
@@ -296,7 +301,7 @@ async fn serve_terminal(
 ) -> Option<io::Result<ExitStatus>> {
     let (stdin, stdout, resize) = (client.stdin.take(), client.stdout.take(), client.resize.take());
     let input = async {
-        let mut buffer = [0; 4096];
+        let mut buffer = vec![0; 4096];
         if let Some(mut stdin) = stdin {
             while let Ok(read @ 1..) = stdin.read(&mut buffer).await {
                 if terminal
@@ -320,7 +325,7 @@ async fn serve_terminal(
     };
     let output = async {
         let mut stdout = stdout;
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         while let Ok(read @ 1..) = terminal.read(&mut buffer).await {
             if let Some(stdout) = &mut stdout {
                 let _ = stdout.write_all(buffer.get(..read).unwrap_or_default()).await;

@@ -171,7 +171,7 @@ fn start(context: Arc<Context>, pod: Arc<Pod>, wish: Wish) -> Running {
                 Ok(()) => return,
                 // The state on disk tells the next one where this one was.
                 Err(error) => {
-                    error!(%error, pod = pod.metadata.name, "a pod's worker failed: starting it again")
+                    error!(%error, pod = pod.metadata.name, "a pod's worker failed: starting it again");
                 }
             }
             sleep(RESTART).await;

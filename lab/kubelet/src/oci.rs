@@ -329,13 +329,15 @@ pub(crate) fn exec_process(config: &Value, command: &[String], terminal: bool) -
     let mut process = config.get("process")?.clone();
     process["args"] = json!(command);
     process["terminal"] = json!(terminal);
-    if terminal && let Some(env) = process.get_mut("env").and_then(Value::as_array_mut) {
-        if !env
-            .iter()
+    let has_term = |env: &[Value]| {
+        env.iter()
             .any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM=")))
-        {
-            env.push(json!("TERM=xterm"));
-        }
+    };
+    if terminal
+        && let Some(env) = process.get_mut("env").and_then(Value::as_array_mut)
+        && !has_term(env)
+    {
+        env.push(json!("TERM=xterm"));
     }
     Some(process)
 }
@@ -350,7 +352,8 @@ mod tests {
 
     #[test]
     fn capabilities_are_dropped_then_added() {
-        let rows: [(bool, &[&str], &[&str], &[&str]); 4] = [
+        type Row<'a> = (bool, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+        let rows: [Row<'_>; 4] = [
             (false, &["NET_ADMIN"], &["ALL"], &["CAP_NET_ADMIN"]),
             (false, &["cap_bpf"], &["all"], &["CAP_BPF"]),
             (false, &["NO_SUCH"], &["ALL"], &[]),

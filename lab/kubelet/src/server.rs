@@ -99,9 +99,15 @@ async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Response<B
             let found = find(&context, namespace, pod, container);
             let is_exec = parts.first() == Some(&"exec");
             match found {
-                Ok((view, container, state)) => {
-                    remote_command(context.clone(), request, is_exec, &view, container, state, &query)
-                }
+                Ok((view, container, state)) => remote_command(
+                    context.clone(),
+                    request,
+                    is_exec,
+                    &view,
+                    &container,
+                    state,
+                    &query,
+                ),
                 Err(why) => text(StatusCode::NOT_FOUND, &why),
             }
         }
@@ -326,7 +332,7 @@ fn remote_command(
     mut request: Request<Incoming>,
     is_exec: bool,
     view: &PodView,
-    container: Container,
+    container: &Container,
     state: ContainerView,
     query: &Query,
 ) -> Response<Body> {
@@ -358,6 +364,7 @@ fn remote_command(
         Ok(agreed) => agreed,
         Err(refusal) => return *refusal,
     };
+    let stdin_once = container.stdin_once == Some(true);
     let log = context
         .paths
         .log(&view.uid, &container.name, state.attempt.unwrap_or_default());
@@ -370,7 +377,7 @@ fn remote_command(
         if is_exec {
             exec::run(&context, &id, &command, wanted.tty, client).await;
         } else {
-            exec::attach(&context, &id, &log, container.stdin_once == Some(true), client).await;
+            exec::attach(&context, &id, &log, stdin_once, client).await;
         }
     });
     response

@@ -152,7 +152,7 @@ impl RemoteCommand {
         match connection {
             Connection::Spdy { session, .. } => session.finish(FLUSH_WITHIN).await,
             Connection::WebSocket { socket, .. } if !socket.is_finished() => {
-                drop(timeout(FLUSH_WITHIN, socket).await)
+                drop(timeout(FLUSH_WITHIN, socket).await);
             }
             Connection::WebSocket { .. } => {}
         }

@@ -120,22 +120,24 @@ impl Election {
         self.times
     }
 
-    /// Whether the last renewal is too long ago to go on as the leader.
+    /// For how long we may go on as the leader without another renewal; zero if we are not the leader.
     #[must_use]
-    pub fn is_overdue(&self) -> bool {
-        self.is_overdue_at(Instant::now())
+    pub fn remaining(&self) -> Duration {
+        self.remaining_at(Instant::now())
     }
 
-    fn is_overdue_at(&self, now: Instant) -> bool {
-        self.renewed
-            .is_none_or(|renewed| now.saturating_duration_since(renewed) >= self.times.renew_deadline)
+    fn remaining_at(&self, now: Instant) -> Duration {
+        let since = self.renewed.map(|renewed| now.saturating_duration_since(renewed));
+        since.map_or(Duration::ZERO, |since| {
+            self.times.renew_deadline.saturating_sub(since)
+        })
     }
 
     /// Renews the Lease if it is ours, takes it if it is free. To be called every [`LeaseTimes::retry`].
     ///
     /// # Errors
     /// When the API server refuses or does not answer. We are still the leader then, if we were, until
-    /// [`Election::is_overdue`].
+    /// [`Election::remaining`] is over.
     pub async fn step(&mut self) -> Result<Leadership, LeaseError> {
         self.step_at(Instant::now()).await
     }

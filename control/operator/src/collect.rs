@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s::{Cluster, Deleted, RequestError};
 use model::identity::Identity;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::garbage::{self, Unused};
@@ -43,15 +44,37 @@ impl Collector {
     }
 
     /// Begins all waiting times anew.
-    pub(crate) fn forget(&mut self) {
+    fn forget(&mut self) {
         self.identities.clear();
         self.endpoints.clear();
         self.nodes.clear();
         self.next = [Instant::now(); 3];
     }
 
+    /// Collects garbage whenever we lead, until nobody tells any more whether we do.
+    pub(crate) async fn run(mut self, mut leading: watch::Receiver<bool>) {
+        while leading.wait_for(|leading| *leading).await.is_ok() {
+            // What was seen while another led is old.
+            self.forget();
+            tokio::select! {
+                // Whatever is under way is dropped at once: the next leader may be at work already.
+                _ = leading.wait_for(|leading| !*leading) => {}
+                () = self.work() => {}
+            }
+        }
+    }
+
+    async fn work(&mut self) {
+        let mut ticks = tokio::time::interval(SECOND_LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.round().await;
+        }
+    }
+
     /// Looks for whatever is due. A failure is logged and counted; the next look comes as usual.
-    pub(crate) async fn round(&mut self) {
+    async fn round(&mut self) {
         let intervals = [self.times.nodes, self.times.endpoints, self.times.identities];
         for (index, (kind, interval)) in [Kind::Node, Kind::Endpoint, Kind::Identity]
             .into_iter()

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s::{Access, Cluster, Election, Leadership, LeaseTimes};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -126,48 +127,40 @@ async fn lead(
         return Ok(());
     }
     metrics.crds_registered.set(1);
+    let (leading, told) = watch::channel(false);
+    let collector = Collector::new(cluster.clone(), options.garbage, Arc::clone(&metrics));
+    let mut collecting = JoinSet::new();
+    collecting.spawn(collector.run(told));
+
     let me = &options.identity;
     let mut election = Election::new(
-        cluster.clone(),
+        cluster,
         &options.namespace,
         &options.lease,
         me,
         LeaseTimes::default(),
     );
-    let mut collector = Collector::new(cluster, options.garbage, Arc::clone(&metrics));
-    let mut leading = false;
     let mut ticks = tokio::time::interval(election.times().retry);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let now_leading = match election.step().await {
-            Ok(Leadership::Leader) => true,
-            Ok(Leadership::Follower { holder }) => {
-                tracing::debug!(holder, "another replica leads");
-                false
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = collecting.join_next() => {
+                ended.context("the garbage collection panicked")?;
+                anyhow::bail!("the garbage collection has ended");
             }
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{:#}", anyhow::Error::new(error)),
-                    "the Lease was not renewed"
-                );
-                leading && !election.is_overdue()
-            }
-        };
-        if now_leading != leading {
-            tracing::info!(leading = now_leading, "leadership changed");
-            // What was seen while another led is old: waiting times begin anew.
-            collector.forget();
+            _ = ticks.tick() => {}
         }
-        leading = now_leading;
-        metrics.leading.set(i64::from(leading));
-        if leading {
-            // Each round is short of the renewal deadline, so that we never act on a Lease that has run out.
-            let limit = election.times().renew_deadline - election.times().retry;
-            if tokio::time::timeout(limit, collector.round()).await.is_err() {
-                tracing::warn!("a round of garbage collection was cut short, it goes on in the next one");
-            }
+        let Some(leads) = stop.run_until_cancelled(campaign(&mut election)).await else {
+            break;
+        };
+        metrics.leading.set(i64::from(leads));
+        if leading.send_replace(leads) != leads {
+            tracing::info!(leading = leads, "leadership changed");
         }
     }
+    leading.send_replace(false);
+    metrics.leading.set(0);
     if let Err(error) = election.release().await {
         tracing::warn!(
             error = format!("{:#}", anyhow::Error::new(error)),
@@ -175,6 +168,35 @@ async fn lead(
         );
     }
     Ok(())
+}
+
+/// One step of the election; returns whether we are the leader after it. A leader that gets no answer stops being one
+/// before the Lease runs out.
+async fn campaign(election: &mut Election) -> bool {
+    let remaining = election.remaining();
+    let limit = if remaining.is_zero() {
+        election.times().renew_deadline
+    } else {
+        remaining
+    };
+    match tokio::time::timeout(limit, election.step()).await {
+        Ok(Ok(Leadership::Leader)) => true,
+        Ok(Ok(Leadership::Follower { holder })) => {
+            tracing::debug!(holder, "another replica leads");
+            false
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::new(error)),
+                "the Lease was not renewed"
+            );
+            !election.remaining().is_zero()
+        }
+        Err(_) => {
+            tracing::warn!(?limit, "the Lease was not renewed: no answer");
+            false
+        }
+    }
 }
 
 /// Registers the definitions, again and again until it works: without them nothing works, and giving up would

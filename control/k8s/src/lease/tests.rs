@@ -114,7 +114,7 @@ async fn losing_the_race_for_a_free_lease() {
             holder: String::new()
         }
     );
-    assert!(me.is_overdue());
+    assert!(me.remaining().is_zero());
     assert_eq!(
         me.step().await.unwrap(),
         Leadership::Follower {
@@ -135,6 +135,9 @@ async fn a_leader_that_cannot_renew_gives_up_before_others_take_over() {
         ..
     } = me.times();
     assert!(renew_deadline < duration);
-    assert!(!me.is_overdue_at(start + renew_deadline - Duration::from_millis(1)));
-    assert!(me.is_overdue_at(start + renew_deadline));
+    assert_eq!(
+        me.remaining_at(start + renew_deadline - Duration::from_millis(1)),
+        Duration::from_millis(1)
+    );
+    assert!(me.remaining_at(start + renew_deadline).is_zero());
 }

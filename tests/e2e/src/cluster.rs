@@ -96,7 +96,7 @@ impl Lab {
             r#"seta lab exec {node} -- sh -c '
 for procs in $(find /sys/fs/cgroup -name cgroup.procs); do
   for pid in $(cat $procs); do
-    case "$(tr "\0" " " < /proc/$pid/cmdline)" in *cilium-agent*) kill -9 $pid && echo killed $pid;; esac
+    case "$(tr "\0" " " < /proc/$pid/cmdline)" in cilium-agent*) kill -9 $pid && echo killed $pid;; esac
   done
 done | grep killed'"#
         ))

@@ -15,7 +15,7 @@ fn mistakes_are_named_and_nothing_is_half_applied() -> Result<()> {
         ("seta install --set ipv6.enabld=true", "ipv6.enabled"),
         ("seta install --set encryption.enabled=true", "encryption.enabled"),
         ("seta install --set ipv4.enabled=false --set ipv6.enabled=false", "ipv6.enabled"),
-        ("seta status", "not installed"),
+        ("seta status", "install it with `seta install`"),
         ("kubectl create -f - <<< '{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"Bad_Name\"}}'", "Invalid value"),
         ("kubectl apply -f - <<< 'kind: [broken'", "error"),
         ("kubectl get po nobody", "not found"),

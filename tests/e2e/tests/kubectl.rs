@@ -40,7 +40,7 @@ fn every_kubectl_creates_reads_patches_executes_and_deletes() -> Result<()> {
             ("get po talk -o jsonpath='{.status.phase}'", "Running"),
             ("describe pod talk", "Scheduled"),
             ("label pod talk colour=blue", "labeled"),
-            ("annotate pod talk note=x", "annotated"),
+            ("annotate pod talk note=x", "annotate"),
             ("get pods -l colour=blue -o name", "pod/talk"),
             ("exec talk -- sh -c 'echo out; echo err >&2; exit 3' ; test $? = 3 && echo exit-was-three", "exit-was-three"),
             ("exec -i talk -- cat <<< 'through standard input'", "through standard input"),

@@ -103,7 +103,7 @@ impl ControlPlane {
             status.server = server
                 .addresses()
                 .first()
-                .map(|address| format!("https://{address}"))
+                .map(|address| format!("https://{address}"));
         });
 
         let client = server.client();

@@ -5,6 +5,10 @@
 //! kubelet process per node. All that it owns is written down below `/run/seta-lab/<cluster>/` ([`state`]), so that
 //! `seta lab down` ([`teardown`]) can remove it even after the supervisor was killed.
 //!
+//! What a kind cluster has and this one has not: etcd (objects live in the memory of the API server, so they end with the
+//! supervisor), CoreDNS and kube-proxy, a storage class, and the taint `node-role.kubernetes.io/control-plane:NoSchedule`
+//! (kind keeps it where there are workers; here every node takes every pod, so that two nodes are enough to try things).
+//!
 //! This crate is a tool: it may import any room, and only the `seta` binary imports it.
 
 mod cgroup;
@@ -14,6 +18,7 @@ mod control_plane;
 mod controllers;
 mod kubeconfig;
 mod mounts;
+mod netns_links;
 mod node;
 mod state;
 mod supervise;

@@ -11,7 +11,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,8 +21,8 @@ use nix::unistd::sethostname;
 
 use crate::cgroup::{self, Cgroups};
 use crate::mounts::{self, bind, mount_new, set_propagation};
+use crate::netns_links;
 use crate::state::{Paths, Spec};
-use crate::topology;
 
 /// The namespaces of a node by their names in `/proc/<pid>/ns`, in the order in which they are entered: the mount
 /// namespace last, because the pins are files outside of it.
@@ -98,11 +97,7 @@ fn pin(paths: &Paths, host: &str, from: &Path, names: &[&str]) -> anyhow::Result
         File::create(&pin)?;
         bind(&from.join(name), &pin)?;
     }
-    // A link and not one more mount: `ip netns add` bind-mounts /run/netns over itself, mounts in it included, and
-    // would so keep our namespaces for ever.
-    fs::create_dir_all(topology::NETNS_DIR)?;
-    let link = Path::new(topology::NETNS_DIR).join(paths.netns_name(host));
-    symlink(dir.join("net"), &link).with_context(|| format!("cannot create {}", link.display()))
+    netns_links::add(paths, host)
 }
 
 /// Moves the calling thread into a host's namespaces: all of a node, the network of a router. There is no way back, and
@@ -152,6 +147,9 @@ pub(crate) fn init(cluster: &str, node: &str) -> anyhow::Result<()> {
     .context("cannot make namespaces")?;
     sethostname(node).context("cannot set the host name")?;
 
+    // Looked at while /run is the machine's: on many it is a link to a file there.
+    let resolvers = fs::read("/etc/resolv.conf").unwrap_or_default();
+
     // What is unmounted on the machine goes away here too, and nothing that is mounted here is seen there.
     set_propagation(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
     mount_run(&paths, node)?;
@@ -161,7 +159,7 @@ pub(crate) fn init(cluster: &str, node: &str) -> anyhow::Result<()> {
     }
     own_directories(&state)?;
     mount_sys()?;
-    write_names(&spec, node)?;
+    write_names(&spec, node, &resolvers)?;
 
     // A group whose children use controllers must not hold processes itself.
     for leaf in ["kubelet", "exec"] {
@@ -248,10 +246,14 @@ fn mount_sys() -> anyhow::Result<()> {
     mount_new("cgroup2", Path::new("/sys/fs/cgroup"), common, "")
 }
 
-/// `/etc/hostname` and an `/etc/hosts` that knows the nodes.
-fn write_names(spec: &Spec, node: &str) -> anyhow::Result<()> {
+/// `/etc/hostname`, an `/etc/hosts` that knows the nodes, and the machine's name servers as a plain file.
+fn write_names(spec: &Spec, node: &str, resolvers: &[u8]) -> anyhow::Result<()> {
     fs::write("/etc/hostname", format!("{node}\n"))?;
     fs::write("/etc/hosts", hosts_file(spec))?;
+    match fs::remove_file("/etc/resolv.conf") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => fs::write("/etc/resolv.conf", resolvers)?,
+    }
     Ok(())
 }
 

@@ -8,19 +8,26 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::wait::poll_until;
+
 /// Where the state of all clusters lives.
 const BASE: &str = "/run/seta-lab";
 
 /// Version of the files; `up` treats a cluster with another one as a leftover.
 pub(crate) const SPEC_VERSION: u32 = 1;
+
+/// How long to wait for another command on the same cluster.
+const LOCK_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Bound of everything a cluster writes, logs and pods' own files included.
 pub(crate) const TMPFS_SIZE: &str = "size=50%";
@@ -101,28 +108,42 @@ impl Paths {
         format!("seta-{}-{host}", self.cluster)
     }
 
-    /// Takes the lock that lets one `up` or `down` of this cluster run at a time, waiting for it.
+    /// Takes the lock that lets one `up` or `down` of this cluster run at a time, waiting for it. `check` is asked
+    /// meanwhile whether to go on waiting.
     ///
     /// # Errors
-    /// The lock file cannot be made or locked.
-    pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
+    /// The lock file cannot be made, somebody else has the lock for long, or `check` says no.
+    pub(crate) fn lock(&self, check: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<Lock> {
+        let mut lock = None;
+        poll_until(LOCK_PATIENCE, || {
+            check()?;
+            lock = self.try_lock()?;
+            anyhow::Ok(lock.is_some())
+        })?;
+        lock.with_context(|| {
+            format!(
+                "another `seta lab` command works on cluster {:?} and does not end",
+                self.cluster
+            )
+        })
+    }
+
+    fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
         let path = Path::new(BASE).join(format!("{}.lock", self.cluster));
-        loop {
-            fs::create_dir_all(BASE).with_context(|| format!("cannot create {BASE}"))?;
-            let file = match File::create(&path) {
-                Ok(file) => file,
-                // Somebody's `down` removed the directory in between.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error).with_context(|| format!("cannot create {}", path.display())),
-            };
-            let lock = Flock::lock(file, FlockArg::LockExclusive)
-                .map_err(|(_, errno)| errno)
-                .with_context(|| format!("cannot lock {}", path.display()))?;
-            // The previous holder removes the file, so what was locked may be a file that nobody else can see.
-            if same_file(&lock, &path)? {
-                return Ok(Lock { path, _held: lock });
-            }
-        }
+        fs::create_dir_all(BASE).with_context(|| format!("cannot create {BASE}"))?;
+        let file = match File::create(&path) {
+            Ok(file) => file,
+            // Somebody's `down` removed the directory in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot create {}", path.display())),
+        };
+        let held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => held,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+        };
+        // The previous holder removes the file, so what was locked may be a file that nobody else can see.
+        Ok(same_file(&held, &path)?.then_some(Lock { path, _held: held }))
     }
 
     /// What was asked for, if the cluster exists in any state.

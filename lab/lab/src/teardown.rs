@@ -11,8 +11,8 @@ use nix::sys::signal::Signal;
 use crate::cgroup::Cgroups;
 use crate::kubeconfig;
 use crate::mounts;
+use crate::netns_links;
 use crate::state::{Paths, Process};
-use crate::topology::NETNS_DIR;
 use crate::wait::poll_until;
 
 /// How long the supervisor may take to end by itself before it is killed.
@@ -34,14 +34,16 @@ pub(crate) fn remove_cluster(paths: &Paths) -> anyhow::Result<()> {
     attempt(remove_context(paths));
     attempt(stop_processes(paths));
     attempt(unmount(paths));
-    attempt(unlink_netns(paths));
+    attempt(netns_links::remove(paths));
     attempt(remove_directory(paths));
     first_failure.map_or(Ok(()), Err)
 }
 
 /// Whether anything of the cluster is to be seen.
 pub(crate) fn has_leftovers(paths: &Paths) -> bool {
-    paths.root().exists() || Cgroups::of(paths.cluster()).is_ok_and(|cgroups| cgroups.root().exists())
+    paths.root().exists()
+        || Cgroups::of(paths.cluster()).is_ok_and(|cgroups| cgroups.root().exists())
+        || netns_links::list(paths).is_ok_and(|links| !links.is_empty())
 }
 
 fn remove_context(paths: &Paths) -> anyhow::Result<()> {
@@ -88,24 +90,6 @@ fn unmount(paths: &Paths) -> anyhow::Result<()> {
     mounts::mounted_below(paths.root())?
         .iter()
         .try_for_each(|point| mounts::detach(point))
-}
-
-/// Removes the links in `/run/netns` that lead into the cluster's directory, and no others.
-fn unlink_netns(paths: &Paths) -> anyhow::Result<()> {
-    let entries = match fs::read_dir(NETNS_DIR) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {NETNS_DIR}")),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        if fs::read_link(&path).is_ok_and(|target| target.starts_with(paths.root())) {
-            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        }
-    }
-    // Only if it is empty and no mount point, which is what the kernel checks.
-    let _ = fs::remove_dir(NETNS_DIR);
-    Ok(())
 }
 
 fn remove_directory(paths: &Paths) -> anyhow::Result<()> {

@@ -20,9 +20,6 @@ mod apply;
 
 pub(crate) use apply::build;
 
-/// Where `ip netns` looks for network namespaces.
-pub(crate) const NETNS_DIR: &str = "/run/netns";
-
 /// The bridge that the nodes are plugged into.
 pub(crate) const SWITCH: &str = "switch";
 /// The way out of the node network.

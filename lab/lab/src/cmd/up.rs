@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let paths = Paths::of(&spec.cluster);
     let interrupt = Interrupt::watch()?;
-    let _lock = paths.lock()?;
+    let _lock = paths.lock(|| interrupt.check())?;
     let fresh = !already_up(&paths, &spec)?;
     if fresh {
         if teardown::has_leftovers(&paths) {

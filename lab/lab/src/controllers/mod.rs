@@ -72,3 +72,6 @@ impl Runner<'_> {
         self.tasks.spawn(driver::run(controller, self.stop.clone()));
     }
 }
+
+#[cfg(test)]
+mod tests;

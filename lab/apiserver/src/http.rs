@@ -32,6 +32,8 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Connections at the same time, per listener.
 const CONNECTIONS: usize = 1024;
+/// How long open requests may take to end at shutdown.
+pub(crate) const DRAIN: Duration = Duration::from_millis(500);
 /// Time for the TLS handshake and for the first header.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -62,15 +64,12 @@ pub(crate) async fn accept(
         let (acceptor, api, stop) = (acceptor.clone(), api.clone(), stop.clone());
         open.spawn(async move {
             let _slot = slot;
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = connection(stream, acceptor, api) => {}
-            }
+            connection(stream, acceptor, api, stop).await;
         });
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>) {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -89,7 +88,16 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>) {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(250).keep_alive_interval(Duration::from_secs(30));
-    if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    let mut served = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let end = tokio::select! {
+        end = served.as_mut() => end,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            // Watches do not end by themselves.
+            tokio::time::timeout(DRAIN, served).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = end {
         tracing::debug!(error, "API server: connection");
     }
 }

@@ -17,8 +17,8 @@ use crate::store::Store;
 use crate::token::Tokens;
 use crate::{bootstrap, http};
 
-/// How long open requests may take to end at shutdown.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long shutdown waits for connections, which end within [`http::DRAIN`] of themselves.
+const STOP: Duration = Duration::from_secs(2);
 
 /// Starts the server; it answers when this returns. Must be called within a tokio runtime.
 pub async fn serve(config: ServerConfig) -> Result<Handle, ServeError> {
@@ -132,7 +132,7 @@ impl Handle {
     /// Stops listening, lets open requests end for a moment, then drops them (watches among them).
     pub async fn shutdown(self) {
         self.stop.cancel();
-        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
             tracing::warn!("API server: some requests were still open at shutdown");
         }
     }

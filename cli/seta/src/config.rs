@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cli::Global;
 use crate::cluster::{self, Cluster, Told as _};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::progress::step;
+use crate::progress::{output, step};
 use crate::values::schema::{self, Schema};
 
 /// The ConfigMap.
@@ -78,7 +78,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
         .unwrap_or_default();
     let (key, value, restart) = match command {
         Command::View => {
-            print!("{}", table(&config));
+            output(&table(&config))?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Set { key, value, restart } => {
@@ -162,7 +162,7 @@ fn check(config: &BTreeMap<String, String>, key: &str, value: Option<&str>) -> R
 
 /// Deletes the pods of agents and operators; their controllers make new ones, which read the change. A restart of an
 /// agent interrupts no connection.
-async fn restart_pods(cluster: &Cluster) -> anyhow::Result<()> {
+pub(crate) async fn restart_pods(cluster: &Cluster) -> anyhow::Result<()> {
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
     for label in ["k8s-app=cilium", "io.cilium/app=operator"] {
         for pod in pods
@@ -258,7 +258,7 @@ mod tests {
             match (outcome, expected) {
                 (Ok(()), None) => {}
                 (Err(message), Some(expected)) => {
-                    assert!(message.contains(expected), "{key}={value}: {message}")
+                    assert!(message.contains(expected), "{key}={value}: {message}");
                 }
                 (outcome, expected) => panic!("{key}={value}: {outcome:?}, not {expected:?}"),
             }

@@ -16,10 +16,10 @@ use crate::chart::{self, Manifest};
 use crate::cli::Global;
 use crate::cluster::{self, Cluster, Told as _, detect};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::progress::step;
+use crate::progress::{output, step};
 use crate::release::{History, Release};
 use crate::settings::{self, Settings};
-use crate::status;
+use crate::{config, status};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,7 +73,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let values = settings::complete(&user)?;
     object_to(&facts, &values)?;
     if arguments.dry_run_helm_values {
-        print!("{}", serde_saphyr::to_string(&user)?);
+        output(&serde_saphyr::to_string(&user)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let history = History::of(&cluster);
@@ -81,7 +81,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let revision = last.as_ref().map_or(1, |last| last.revision() + 1);
     let manifests = render(&cluster, &values, revision)?;
     if arguments.dry_run {
-        print!("{}", chart::stream(&manifests));
+        output(&chart::stream(&manifests))?;
         return Ok(ExitCode::SUCCESS);
     }
     refuse_others(&cluster, last.as_ref(), arguments.force).await?;
@@ -239,7 +239,16 @@ pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow
     let previous = last.map(Release::objects).unwrap_or_default();
     let mut done = Vec::new();
     match apply_all(&applier, manifests, &previous, &mut done).await {
-        Ok(()) => Ok(history.deployed(release).await?),
+        Ok(()) => {
+            history.deployed(release).await?;
+            // What `seta config set` changed is put right in the ConfigMap only: nothing else makes the agents read it.
+            let changed = |name: &str| done.iter().any(|done| done == name);
+            if changed("ConfigMap cilium-config") && !changed("DaemonSet cilium") {
+                config::restart_pods(cluster).await?;
+                step("♻️ ", "Restarted Cilium pods");
+            }
+            Ok(())
+        }
         Err(error) => {
             // The first error is the one to tell; that the release could not be marked as failed changes nothing.
             let _ = history

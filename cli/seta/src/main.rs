@@ -68,7 +68,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cni => Ok(cni::run()),
         Command::NodeCleanup(arguments) => block_on(node_cleanup::run(arguments)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "seta", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "seta", &mut script);
+            progress::output(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Install(arguments) => block_on(install::run(&global, arguments)),

@@ -3,6 +3,15 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+/// Writes the output of a command. A reader that has seen enough, such as `head`, is no error.
+pub(crate) fn output(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// A step is told.
 pub(crate) fn step(sign: &str, text: impl std::fmt::Display) {
     eprintln!("{sign} {text}");

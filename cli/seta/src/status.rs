@@ -13,7 +13,7 @@ use crate::cli::Global;
 use crate::cluster::{self, Cluster};
 use crate::failure::EXIT_CODES;
 use crate::install::duration;
-use crate::progress::Waiting;
+use crate::progress::{Waiting, output};
 use report::Report;
 
 /// Between two looks while waiting.
@@ -63,8 +63,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         collect::report(&cluster).await?
     };
     match arguments.output {
-        Output::Summary => print!("{}", layout::summary(&report)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Output::Summary => output(&layout::summary(&report))?,
+        Output::Json => output(&(serde_json::to_string_pretty(&report)? + "\n"))?,
     }
     Ok(verdict(
         &report,
@@ -76,7 +76,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
 /// Waits until everything is well, and prints what it came to: the end of `install --wait`.
 pub(crate) async fn wait(cluster: &Cluster, limit: Duration) -> anyhow::Result<ExitCode> {
     let report = settle(cluster, limit, false).await?;
-    print!("{}", layout::summary(&report));
+    output(&layout::summary(&report))?;
     Ok(verdict(&report, Some(limit), false))
 }
 

@@ -174,7 +174,11 @@ async fn wait_for_cleanup(daemonsets: &Api<DaemonSet>, limit: Duration) -> anyho
                 limit.as_secs()
             );
         }
-        waiting.say(&format!("Cleaned {ready} of {desired} nodes"));
+        waiting.say(&if desired == 0 {
+            "Waiting for the pods that clean the nodes".to_owned()
+        } else {
+            format!("Cleaned {ready} of {desired} nodes")
+        });
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -10,7 +10,7 @@ use crate::cli::Global;
 use crate::cluster::{self, Told as _, detect};
 use crate::failure::EXIT_CODES;
 use crate::install::{Plan, deploy, duration, installed, object_to, render};
-use crate::progress::step;
+use crate::progress::{output, step};
 use crate::release::History;
 use crate::settings::{self, Settings};
 use crate::values::merge;
@@ -74,13 +74,13 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let values = settings::complete(&user)?;
     object_to(&facts, &values)?;
     if arguments.dry_run_helm_values {
-        print!("{}", serde_saphyr::to_string(&user)?);
+        output(&serde_saphyr::to_string(&user)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let revision = last.revision() + 1;
     let manifests = render(&cluster, &values, revision)?;
     if arguments.dry_run {
-        print!("{}", chart::stream(&manifests));
+        output(&chart::stream(&manifests))?;
         return Ok(ExitCode::SUCCESS);
     }
     let plan = Plan {

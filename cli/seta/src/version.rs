@@ -13,6 +13,7 @@ use crate::chart;
 use crate::cli::Global;
 use crate::cluster;
 use crate::failure::EXIT_CODES;
+use crate::progress::output;
 
 /// A version is asked for in passing: nobody wants to wait for a cluster that is not there.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -57,21 +58,26 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
             Some(Err(error)) => out["error"] = json!(error),
             None => {}
         }
-        println!("{}", serde_json::to_string_pretty(&out)?);
+        output(&(serde_json::to_string_pretty(&out)? + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("seta: v{version} (commit {commit})");
-    println!("chart: {} {}", chart.name, chart.version);
+    let mut text = format!(
+        "seta: v{version} (commit {commit})\nchart: {} {}\n",
+        chart.name, chart.version
+    );
     match running {
-        Some(Ok(images)) if images.is_empty() => println!("cluster: not installed"),
+        Some(Ok(images)) if images.is_empty() => text.push_str("cluster: not installed\n"),
         Some(Ok(images)) => {
-            for (container, image) in images {
-                println!("cluster: {container} {image}");
-            }
+            text.extend(
+                images
+                    .iter()
+                    .map(|(container, image)| format!("cluster: {container} {image}\n")),
+            );
         }
-        Some(Err(error)) => println!("cluster: unknown ({error})"),
+        Some(Err(error)) => text.push_str(&format!("cluster: unknown ({error})\n")),
         None => {}
     }
+    output(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

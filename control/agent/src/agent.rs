@@ -18,6 +18,7 @@ use crate::endpoints::Endpoints;
 use crate::events::Events;
 use crate::kernel::Kernel;
 use crate::registry::Registry;
+use crate::spares::Spares;
 use crate::view::SharedView;
 
 /// How watches are, by kind.
@@ -41,6 +42,8 @@ pub(crate) struct Agent {
     pub(crate) netlink: Netlink,
     /// Programs and tables.
     pub(crate) datapath: Arc<Datapath>,
+    /// Links of pods to come.
+    pub(crate) spares: Arc<Spares>,
     /// Events of the datapath.
     pub(crate) events: Events,
     /// Background work.

@@ -10,7 +10,7 @@ use k8s::Cluster;
 use loader::ConntrackGc;
 use netlink::{Monitor, MonitorEvent};
 use tokio::net::UnixListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OnceCell, watch};
 
 use crate::agent::Agent;
 use crate::cluster::Feed;
@@ -18,6 +18,7 @@ use crate::follow::Follower;
 use crate::kernel::POD_PREFIX;
 use crate::node::Publisher;
 use crate::reconcile::Reconciler;
+use crate::spares::Spares;
 use crate::tasks::Tasks;
 use crate::{RECONCILE, cniconf, health, queue, rest};
 
@@ -29,6 +30,7 @@ pub(crate) const MARK_READY: &str = "mark-node-ready";
 /// Everything is compared with the kernel and the API server anew this often, even when nothing seems to change.
 const RESYNC: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(15);
+const SPARES_PERIOD: Duration = Duration::from_secs(1);
 const REPLAY_PERIOD: Duration = Duration::from_secs(10);
 const CONNTRACK_PERIOD: Duration = Duration::from_secs(30);
 /// The condition and the configuration file are looked after this often.
@@ -66,6 +68,18 @@ pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, 
             agent.endpoints.sweep().await?;
             agent.datapath.prune()?;
             Ok(())
+        }
+    });
+    let (own, cleared) = (Arc::clone(agent), Arc::new(OnceCell::new()));
+    tasks.every("prepare-links", SPARES_PERIOD, move || {
+        let (agent, cleared) = (Arc::clone(&own), Arc::clone(&cleared));
+        async move {
+            // Nothing that can wait may hold up the start.
+            if agent.ready().is_none() {
+                return Ok(());
+            }
+            cleared.get_or_try_init(|| Spares::clear(&agent.netlink)).await?;
+            Ok(agent.spares.refill(&agent.netlink, &agent.datapath, agent.mtu).await?)
         }
     });
     let own = Arc::clone(agent);

@@ -11,6 +11,8 @@ use futures::future::BoxFuture;
 use loader::{AttachError, Datapath, TableError};
 use netlink::{Netlink, NetlinkError, Netns, NetnsError, PodDevices, PodError, PodNetwork, Sysctls};
 
+use crate::spares::{self, Spares};
+
 /// Host-side devices of pods begin with this.
 pub(crate) const POD_PREFIX: &str = "lxc";
 
@@ -95,13 +97,20 @@ pub(crate) struct Linux {
     pub(crate) sysctls: Sysctls,
     /// Programs and tables.
     pub(crate) datapath: Arc<Datapath>,
+    /// Links of pods to come.
+    pub(crate) spares: Arc<Spares>,
 }
 
 impl Kernel for Linux {
     fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Answer<PodDevices>> {
         Box::pin(async move {
             let netns = Netns::open(netns)?;
-            Ok(netlink::configure_pod(&self.netlink, &netns, &self.sysctls, want).await?)
+            let Self { netlink, sysctls, .. } = self;
+            let made = match self.spares.take() {
+                Some(spare) => netlink::configure_pod_with(spare, netlink, &netns, sysctls, want).await,
+                None => netlink::configure_pod(netlink, &netns, sysctls, want).await,
+            };
+            Ok(made?)
         })
     }
 
@@ -112,7 +121,8 @@ impl Kernel for Linux {
     fn pod_links(&self) -> BoxFuture<'_, Answer<BTreeMap<String, u32>>> {
         Box::pin(async move {
             let links = self.netlink.links().await?.into_iter();
-            Ok(links.filter(|link| link.name.starts_with(POD_PREFIX)).map(|link| (link.name, link.index)).collect())
+            let of_pods = links.filter(|link| link.name.starts_with(POD_PREFIX) && !link.name.starts_with(spares::PREFIX));
+            Ok(of_pods.map(|link| (link.name, link.index)).collect())
         })
     }
 

@@ -32,6 +32,7 @@ mod queue;
 mod reconcile;
 mod registry;
 mod rest;
+mod spares;
 mod startup;
 mod tasks;
 mod view;

@@ -27,6 +27,7 @@ use crate::follow::Follower;
 use crate::kernel::{Kernel, Linux};
 use crate::reconcile::Reconciler;
 use crate::registry::{Alone, Kubernetes, Registry};
+use crate::spares::Spares;
 use crate::tasks::Tasks;
 use crate::view::SharedView;
 use crate::{Args, cniconf, host, node, queue, rest};
@@ -64,8 +65,13 @@ pub(crate) async fn start(
     let mtu = host::mtu(config.mtu, &natives);
     let router = host::ensure_router(&netlink, &sysctls, store.routers(), mtu).await?;
     let datapath = Arc::new(open(&args.bpffs, &config, &store, router.index).await?);
-    let kernel: Arc<dyn Kernel> =
-        Arc::new(Linux { netlink: netlink.clone(), sysctls, datapath: Arc::clone(&datapath) });
+    let spares = Arc::new(Spares::default());
+    let kernel: Arc<dyn Kernel> = Arc::new(Linux {
+        netlink: netlink.clone(),
+        sysctls,
+        datapath: Arc::clone(&datapath),
+        spares: Arc::clone(&spares),
+    });
 
     let (view, changes) = (SharedView::default(), Changes::default());
     let settings = Settings {
@@ -111,6 +117,7 @@ pub(crate) async fn start(
         kernel,
         netlink,
         datapath,
+        spares,
         events: Events::default(),
         controllers,
         registry: Arc::clone(&registry),

@@ -98,7 +98,7 @@ pub async fn configure_pod(
     }
 }
 
-async fn configure(
+pub(crate) async fn configure(
     host: &Netlink,
     netns: &Netns,
     sysctls: &Sysctls,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Instant;
 
 use api::cni::{AddRequest, AddResponse, Address, Attachment, Interface, Route};
 use model::addr::{Family, Mac, to_abi};
@@ -90,12 +91,14 @@ impl Endpoints {
 
     async fn build(&self, mut endpoint: Endpoint) -> Result<Endpoint, CniError> {
         let step = |step| move |source| CniError::Kernel { step, source };
+        let began = Instant::now();
         let want = self.network(&endpoint)?;
         let made = self.kernel.make_pod(Path::new(&endpoint.netns), &want).await.map_err(|source| {
             if source.is_exists() { CniError::DeviceExists(source) } else { step("linking")(source) }
         })?;
         endpoint.host_ifindex = made.host_index;
         self.store().change(endpoint.id, |endpoint| endpoint.host_ifindex = made.host_index);
+        let linked = began.elapsed();
         {
             let _tables = self.lock_tables().await;
             // The tables before the programs: the first packet finds all it needs.
@@ -115,10 +118,12 @@ impl Endpoints {
             }
             self.kernel.attach_pod(made.host_index).map_err(step("attaching programs to"))?;
         }
+        let attached = began.elapsed();
         let ready = if endpoint.identity == UNKNOWN_YET { EndpointState::WaitingForIdentity } else { EndpointState::Ready };
         self.store().change(endpoint.id, |endpoint| endpoint.state = ready);
         endpoint.state = ready;
         self.persist().await?;
+        tracing::debug!(endpoint = %endpoint.id, ?linked, ?attached, written = ?began.elapsed(), "times of ADD");
         self.changed.touch();
         Ok(endpoint)
     }

@@ -31,11 +31,15 @@ fn service_account(api: &Api, pod: &mut Value) -> Result<(), Status> {
     }
     let (namespace, name) = (object::namespace(pod).to_owned(), object::name(pod).to_owned());
     default_to(&mut pod["spec"], "serviceAccountName", "default");
-    let account = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default().to_owned();
+    let account = pod["spec"]["serviceAccountName"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     map_mut(&mut pod["spec"]).insert("serviceAccount".into(), account.as_str().into());
     let Some(found) = api.peek("serviceaccounts", &namespace, &account) else {
-        let why =
-            format!("error looking up service account {namespace}/{account}: serviceaccount {account:?} not found");
+        let why = format!(
+            "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
+        );
         return Err(Status::forbidden("", "pods", &name, &why));
     };
     let wanted = pod["spec"]["automountServiceAccountToken"]
@@ -46,13 +50,23 @@ fn service_account(api: &Api, pod: &mut Value) -> Result<(), Status> {
         return Ok(());
     }
     let volumes = items(&pod["spec"]["volumes"]);
-    let present = volumes.iter().filter_map(|v| v["name"].as_str()).find(|n| n.starts_with("kube-api-access-"));
-    let volume = present.map_or_else(|| format!("kube-api-access-{}", object::random_suffix(5)), str::to_owned);
+    let present = volumes
+        .iter()
+        .filter_map(|v| v["name"].as_str())
+        .find(|n| n.starts_with("kube-api-access-"));
+    let volume = present.map_or_else(
+        || format!("kube-api-access-{}", object::random_suffix(5)),
+        str::to_owned,
+    );
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        let Some(list) = map_mut(&mut pod["spec"]).get_mut(list) else { continue };
+        let Some(list) = map_mut(&mut pod["spec"]).get_mut(list) else {
+            continue;
+        };
         for container in items_mut(list) {
-            let mounts = map_mut(container).entry("volumeMounts").or_insert_with(|| json!([]));
+            let mounts = map_mut(container)
+                .entry("volumeMounts")
+                .or_insert_with(|| json!([]));
             let Value::Array(mounts) = mounts else { continue };
             if !mounts.iter().any(|m| m["mountPath"] == TOKEN_PATH) {
                 mounts.push(json!({"name": volume, "readOnly": true, "mountPath": TOKEN_PATH}));
@@ -61,7 +75,9 @@ fn service_account(api: &Api, pod: &mut Value) -> Result<(), Status> {
         }
     }
     if used && !items(&pod["spec"]["volumes"]).iter().any(|v| v["name"] == volume) {
-        let volumes = map_mut(&mut pod["spec"]).entry("volumes").or_insert_with(|| json!([]));
+        let volumes = map_mut(&mut pod["spec"])
+            .entry("volumes")
+            .or_insert_with(|| json!([]));
         if let Value::Array(volumes) = volumes {
             volumes.push(token_volume(&volume));
         }
@@ -81,7 +97,9 @@ fn token_volume(name: &str) -> Value {
 
 /// Five minutes on a node that is gone or not ready, unless the pod says otherwise.
 fn tolerations(pod: &mut Value) {
-    let list = map_mut(&mut pod["spec"]).entry("tolerations").or_insert_with(|| json!([]));
+    let list = map_mut(&mut pod["spec"])
+        .entry("tolerations")
+        .or_insert_with(|| json!([]));
     let Value::Array(list) = list else { return };
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let covers = |t: &Value| {
@@ -90,14 +108,19 @@ fn tolerations(pod: &mut Value) {
             (t["key"] == key || all) && (effect.is_empty() || effect == "NoExecute")
         };
         if !list.iter().any(covers) {
-            list.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
+            list.push(
+                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}),
+            );
         }
     }
 }
 
 fn priority(api: &Api, pod: &mut Value) -> Result<(), Status> {
     default_to(&mut pod["spec"], "preemptionPolicy", "PreemptLowerPriority");
-    let class = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
+    let class = pod["spec"]["priorityClassName"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let value = match class.as_str() {
         "" => 0,
         "system-cluster-critical" => 2_000_000_000,
@@ -133,28 +156,48 @@ pub(crate) fn service(api: &Api, service: &mut Value, old: Option<&Value>) -> Re
         }
     }
     let (services, _) = api.store.list("services", None);
-    let others = || services.iter().filter(|o| object::meta(o, "uid") != object::meta(service, "uid"));
-    let asked = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+    let others = || {
+        services
+            .iter()
+            .filter(|o| object::meta(o, "uid") != object::meta(service, "uid"))
+    };
+    let asked = service["spec"]["clusterIP"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let refuse = |causes| Err(Status::invalid("", "Service", &name, causes));
-    if let Some(family) = items(&service["spec"]["ipFamilies"]).iter().find(|f| **f != "IPv6") {
-        return refuse(vec![Cause::invalid("spec.ipFamilies[0]", family, "this cluster has IPv6 only")]);
+    if let Some(family) = items(&service["spec"]["ipFamilies"])
+        .iter()
+        .find(|f| **f != "IPv6")
+    {
+        return refuse(vec![Cause::invalid(
+            "spec.ipFamilies[0]",
+            family,
+            "this cluster has IPv6 only",
+        )]);
     }
     if service["spec"]["ipFamilyPolicy"] == "RequireDualStack" {
         let detail = "this cluster is not configured for dual-stack services";
-        return refuse(vec![Cause::invalid("spec.ipFamilyPolicy", &service["spec"]["ipFamilyPolicy"], detail)]);
+        return refuse(vec![Cause::invalid(
+            "spec.ipFamilyPolicy",
+            &service["spec"]["ipFamilyPolicy"],
+            detail,
+        )]);
     }
     let address = if asked == "None" {
         asked
     } else {
-        let used: BTreeSet<Ipv6Addr> =
-            others().filter_map(|o| o["spec"]["clusterIP"].as_str()?.parse().ok()).collect();
+        let used: BTreeSet<Ipv6Addr> = others()
+            .filter_map(|o| o["spec"]["clusterIP"].as_str()?.parse().ok())
+            .collect();
         match asked.as_str() {
             "" => match free_address(api.cluster.service_cidr, &used) {
                 Some(address) => address.to_string(),
                 None => return Err(Status::internal("failed to allocate a serviceIP: range is full")),
             },
             text => {
-                let bad = |detail: &str| refuse(vec![Cause::invalid("spec.clusterIPs", &json!([text]), detail)]);
+                let bad =
+                    |detail: &str| refuse(vec![Cause::invalid("spec.clusterIPs", &json!([text]), detail)]);
                 match text.parse::<Ipv6Addr>() {
                     Err(_) => return bad("must be a valid IPv6 address"),
                     Ok(address) if !api.cluster.service_cidr.contains(&address) => {
@@ -164,7 +207,9 @@ pub(crate) fn service(api: &Api, service: &mut Value, old: Option<&Value>) -> Re
                         ));
                     }
                     Ok(address) if used.contains(&address) => {
-                        return bad(&format!("failed to allocate IP {text}: provided IP is already allocated"));
+                        return bad(&format!(
+                            "failed to allocate IP {text}: provided IP is already allocated"
+                        ));
                     }
                     Ok(address) => address.to_string(),
                 }
@@ -179,14 +224,20 @@ pub(crate) fn service(api: &Api, service: &mut Value, old: Option<&Value>) -> Re
     spec.insert("clusterIP".into(), address.as_str().into());
     spec.insert("clusterIPs".into(), json!([address]));
     spec.entry("ipFamilies").or_insert_with(|| json!(["IPv6"]));
-    spec.entry("ipFamilyPolicy").or_insert_with(|| "SingleStack".into());
-    let wants_ports = matches!(service["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer"));
+    spec.entry("ipFamilyPolicy")
+        .or_insert_with(|| "SingleStack".into());
+    let wants_ports = matches!(
+        service["spec"]["type"].as_str(),
+        Some("NodePort" | "LoadBalancer")
+    );
     node_ports(service, wants_ports, used_ports)
         .map_err(|cause| Status::invalid("", "Service", &name, vec![cause]))
 }
 
 fn node_ports(service: &mut Value, wanted: bool, mut used: BTreeSet<i64>) -> Result<(), Cause> {
-    let Some(ports) = map_mut(&mut service["spec"]).get_mut("ports") else { return Ok(()) };
+    let Some(ports) = map_mut(&mut service["spec"]).get_mut("ports") else {
+        return Ok(());
+    };
     for (index, port) in items_mut(ports).iter_mut().enumerate() {
         let number = port["nodePort"].as_i64().filter(|n| *n != 0);
         if !wanted {
@@ -196,11 +247,16 @@ fn node_ports(service: &mut Value, wanted: bool, mut used: BTreeSet<i64>) -> Res
         let field = format!("spec.ports[{index}].nodePort");
         let number = match number {
             Some(n) if !NODE_PORTS.contains(&n) => {
-                let detail = "provided port is not in the valid range. The range of valid ports is 30000-32767";
+                let detail =
+                    "provided port is not in the valid range. The range of valid ports is 30000-32767";
                 return Err(Cause::invalid(field, &n.into(), detail));
             }
             Some(n) if used.contains(&n) => {
-                return Err(Cause::invalid(field, &n.into(), "provided port is already allocated"));
+                return Err(Cause::invalid(
+                    field,
+                    &n.into(),
+                    "provided port is already allocated",
+                ));
             }
             Some(n) => n,
             None => NODE_PORTS

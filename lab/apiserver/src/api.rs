@@ -21,6 +21,8 @@ use crate::token::Tokens;
 mod delete;
 mod list;
 mod subresource;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod write;
 
@@ -116,7 +118,14 @@ pub(crate) struct Deleted {
 
 impl Api {
     pub(crate) fn new(store: Store, tokens: Tokens, kubelets: KubeletResolver, cluster: Cluster) -> Self {
-        Self { store, registry: Registry::new(), tokens, kubelets, cluster, writer: Mutex::new(()) }
+        Self {
+            store,
+            registry: Registry::new(),
+            tokens,
+            kubelets,
+            cluster,
+            writer: Mutex::new(()),
+        }
     }
 
     fn write_lock(&self) -> MutexGuard<'_, ()> {
@@ -132,12 +141,22 @@ impl Api {
         namespace: Option<&str>,
         name: Option<&str>,
     ) -> Result<Target, Status> {
-        let kind = self.registry.find(group, version, plural).ok_or_else(Status::no_such_path)?;
-        let namespace = namespace.filter(|n| kind.namespaced && !n.is_empty()).map(str::to_owned);
+        let kind = self
+            .registry
+            .find(group, version, plural)
+            .ok_or_else(Status::no_such_path)?;
+        let namespace = namespace
+            .filter(|n| kind.namespaced && !n.is_empty())
+            .map(str::to_owned);
         if kind.namespaced && namespace.is_none() && name.is_some() {
             return Err(Status::no_such_path());
         }
-        Ok(Target { kind, namespace, name: name.map(str::to_owned), subresource: None })
+        Ok(Target {
+            kind,
+            namespace,
+            name: name.map(str::to_owned),
+            subresource: None,
+        })
     }
 
     /// An object in the form of the version that was asked for.
@@ -152,7 +171,9 @@ impl Api {
     }
 
     fn stored(&self, target: &Target) -> Result<Object, Status> {
-        self.store.get(&target.kind.storage, &target.key()).ok_or_else(|| target.not_found())
+        self.store
+            .get(&target.kind.storage, &target.key())
+            .ok_or_else(|| target.not_found())
     }
 
     pub(crate) fn get(&self, target: &Target) -> Result<Object, Status> {
@@ -169,7 +190,10 @@ impl Api {
     }
 
     fn selectors(kind: &Kind, labels: &str, fields: &str) -> Result<(LabelSelector, FieldSelector), Status> {
-        Ok((LabelSelector::parse(labels)?, FieldSelector::parse(fields, &kind.selectable())?))
+        Ok((
+            LabelSelector::parse(labels)?,
+            FieldSelector::parse(fields, &kind.selectable())?,
+        ))
     }
 
     /// One entry per stored resource, in its first served version.
@@ -178,7 +202,11 @@ impl Api {
         for kind in self.registry.all() {
             if !out.iter().any(|(storage, _)| *storage == kind.storage) {
                 let resource = Resource::new(&kind.group, &kind.version, &kind.plural);
-                let served = ServedResource { resource, kind: kind.kind.clone(), namespaced: kind.namespaced };
+                let served = ServedResource {
+                    resource,
+                    kind: kind.kind.clone(),
+                    namespaced: kind.namespaced,
+                };
                 out.push((kind.storage.clone(), served));
             }
         }
@@ -197,7 +225,9 @@ fn stamp(kind: &Kind, object: &mut Value) {
 fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
     let (version, name) = (kind.api_version(), kind.kind.as_str());
     if !object.is_object() {
-        return Err(Status::bad_request(format!("couldn't get version/kind; json parse error: the body is not an object of kind {name}")));
+        return Err(Status::bad_request(format!(
+            "couldn't get version/kind; json parse error: the body is not an object of kind {name}"
+        )));
     }
     let given = object["apiVersion"].as_str().unwrap_or(&version);
     let given_kind = object["kind"].as_str().unwrap_or(name);
@@ -218,9 +248,15 @@ fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Resul
         Fields::Structural(structural) => crate::crd::decode(structural, object),
     }
     .map_err(|e| {
-        Status::bad_request(format!("{name} in version {:?} cannot be handled as a {name}: {e}", kind.version))
+        Status::bad_request(format!(
+            "{name} in version {:?} cannot be handled as a {name}: {e}",
+            kind.version
+        ))
     })?;
-    let complaints: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    let complaints: Vec<String> = unknown
+        .iter()
+        .map(|path| format!("unknown field {path:?}"))
+        .collect();
     match validation {
         FieldValidation::Strict if !complaints.is_empty() => Err(Status::bad_request(format!(
             "{name} in version {:?} cannot be handled as a {name}: strict decoding error: {}",

@@ -23,7 +23,12 @@ impl User {
     pub(crate) fn new(name: &str, groups: &[&str]) -> Self {
         let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
         groups.push("system:authenticated".into());
-        Self { name: name.into(), uid: String::new(), groups, extra: Vec::new() }
+        Self {
+            name: name.into(),
+            uid: String::new(),
+            groups,
+            extra: Vec::new(),
+        }
     }
 
     /// The server's own controllers.
@@ -47,8 +52,18 @@ impl User {
 /// The user that a (verified) client certificate names: common name and organisations.
 pub(crate) fn from_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups: Vec<&str> = parsed.subject().iter_organization().filter_map(|o| o.as_str().ok()).collect();
+    let name = parsed
+        .subject()
+        .iter_common_name()
+        .next()?
+        .as_str()
+        .ok()?
+        .to_owned();
+    let groups: Vec<&str> = parsed
+        .subject()
+        .iter_organization()
+        .filter_map(|o| o.as_str().ok())
+        .collect();
     Some(User::new(&name, &groups))
 }
 
@@ -61,7 +76,10 @@ pub(crate) fn from_token(api: &Api, bearer: &str, audiences: &[&str]) -> Option<
     }
     let mut user = User::new(
         &format!("system:serviceaccount:{}:{}", claims.namespace, claims.account),
-        &["system:serviceaccounts", &format!("system:serviceaccounts:{}", claims.namespace)],
+        &[
+            "system:serviceaccounts",
+            &format!("system:serviceaccounts:{}", claims.namespace),
+        ],
     );
     user.uid = claims.account_uid;
     if let Some((name, uid)) = claims.pod {
@@ -69,10 +87,16 @@ pub(crate) fn from_token(api: &Api, bearer: &str, audiences: &[&str]) -> Option<
         if object::meta(&pod, "uid") != uid {
             return None;
         }
-        user.extra.push(("authentication.kubernetes.io/pod-name".into(), name));
-        user.extra.push(("authentication.kubernetes.io/pod-uid".into(), uid));
+        user.extra
+            .push(("authentication.kubernetes.io/pod-name".into(), name));
+        user.extra
+            .push(("authentication.kubernetes.io/pod-uid".into(), uid));
     }
-    let meant = claims.audiences.into_iter().filter(|a| audiences.contains(&a.as_str())).collect();
+    let meant = claims
+        .audiences
+        .into_iter()
+        .filter(|a| audiences.contains(&a.as_str()))
+        .collect();
     Some((user, meant))
 }
 

@@ -41,7 +41,14 @@ pub(crate) fn create(api: &Api) -> Result<(), Status> {
         "endpoints": [{"addresses": [server.ip().to_string()], "conditions": {"ready": true}}],
         "ports": [port],
     });
-    put(api, "discovery.k8s.io", "v1", "endpointslices", Some("default"), slice)
+    put(
+        api,
+        "discovery.k8s.io",
+        "v1",
+        "endpointslices",
+        Some("default"),
+        slice,
+    )
 }
 
 fn put(
@@ -53,7 +60,8 @@ fn put(
     object: Value,
 ) -> Result<(), Status> {
     let target = api.target(group, version, plural, namespace, None)?;
-    api.create(&User::system_admin(), &target, object, &WriteOptions::default()).map(drop)
+    api.create(&User::system_admin(), &target, object, &WriteOptions::default())
+        .map(drop)
 }
 
 /// A namespace comes with its default service account and the certificate of the cluster. (In a real cluster two

@@ -28,7 +28,11 @@ pub struct Resource {
 impl Resource {
     /// A resource of any group.
     pub fn new(group: &str, version: &str, plural: &str) -> Self {
-        Self { group: group.into(), version: version.into(), plural: plural.into() }
+        Self {
+            group: group.into(),
+            version: version.into(),
+            plural: plural.into(),
+        }
     }
 
     /// A resource of the core group, version `v1`.
@@ -109,24 +113,50 @@ pub struct Client {
 
 impl Client {
     pub(crate) fn new(api: Arc<Api>) -> Self {
-        Self { api, user: Arc::new(User::system_admin()), manager: "seta-lab".into() }
+        Self {
+            api,
+            user: Arc::new(User::system_admin()),
+            manager: "seta-lab".into(),
+        }
     }
 
     /// The same client under another field manager name (shown in `managedFields`).
     pub fn named(&self, manager: &str) -> Self {
-        Self { manager: manager.into(), ..self.clone() }
+        Self {
+            manager: manager.into(),
+            ..self.clone()
+        }
     }
 
-    fn target(&self, resource: &Resource, namespace: Option<&str>, name: Option<&str>) -> Result<Target, Status> {
-        self.api.target(&resource.group, &resource.version, &resource.plural, namespace, name)
+    fn target(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<Target, Status> {
+        self.api.target(
+            &resource.group,
+            &resource.version,
+            &resource.plural,
+            namespace,
+            name,
+        )
     }
 
     fn write_options(&self) -> WriteOptions {
-        WriteOptions { field_manager: self.manager.clone(), ..WriteOptions::default() }
+        WriteOptions {
+            field_manager: self.manager.clone(),
+            ..WriteOptions::default()
+        }
     }
 
     /// Reads one object. Errors: `NotFound`.
-    pub async fn get(&self, resource: &Resource, namespace: Option<&str>, name: &str) -> Result<Object, Status> {
+    pub async fn get(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Object, Status> {
         self.api.get(&self.target(resource, namespace, Some(name))?)
     }
 
@@ -137,10 +167,18 @@ impl Client {
         namespace: Option<&str>,
         options: &ListOptions,
     ) -> Result<ObjectList, Status> {
-        let request =
-            ListRequest { labels: options.labels.clone(), fields: options.fields.clone(), ..ListRequest::default() };
-        let page = self.api.list(&self.target(resource, namespace, None)?, &request)?;
-        Ok(ObjectList { items: page.items, resource_version: page.revision })
+        let request = ListRequest {
+            labels: options.labels.clone(),
+            fields: options.fields.clone(),
+            ..ListRequest::default()
+        };
+        let page = self
+            .api
+            .list(&self.target(resource, namespace, None)?, &request)?;
+        Ok(ObjectList {
+            items: page.items,
+            resource_version: page.revision,
+        })
     }
 
     /// Changes after `from`. The stream ends only with an error; `is_expired` means: list again.
@@ -162,13 +200,26 @@ impl Client {
     }
 
     /// Creates an object; `generateName` works. Errors: `AlreadyExists`, `Invalid`, `Forbidden`, …
-    pub async fn create(&self, resource: &Resource, namespace: Option<&str>, object: Value) -> Result<Object, Status> {
+    pub async fn create(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        object: Value,
+    ) -> Result<Object, Status> {
         let target = self.target(resource, namespace, None)?;
-        Ok(self.api.create(&self.user, &target, object, &self.write_options())?.object)
+        Ok(self
+            .api
+            .create(&self.user, &target, object, &self.write_options())?
+            .object)
     }
 
     /// Replaces an object; with `metadata.resourceVersion` set, only if it is still that one.
-    pub async fn update(&self, resource: &Resource, namespace: Option<&str>, object: Value) -> Result<Object, Status> {
+    pub async fn update(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        object: Value,
+    ) -> Result<Object, Status> {
         self.update_part(resource, namespace, object, None)
     }
 
@@ -192,7 +243,10 @@ impl Client {
         let name = object["metadata"]["name"].as_str().map(str::to_owned);
         let mut target = self.target(resource, namespace, name.as_deref())?;
         target.subresource = part.map(str::to_owned);
-        Ok(self.api.update(&self.user, &target, object, &self.write_options())?.object)
+        Ok(self
+            .api
+            .update(&self.user, &target, object, &self.write_options())?
+            .object)
     }
 
     /// Patches an object.
@@ -236,7 +290,10 @@ impl Client {
             Patch::Strategic => PatchKind::Strategic,
             Patch::Apply => PatchKind::Apply { force: true },
         };
-        Ok(self.api.patch(&self.user, &target, kind, patch, &self.write_options())?.object)
+        Ok(self
+            .api
+            .patch(&self.user, &target, kind, patch, &self.write_options())?
+            .object)
     }
 
     /// Deletes an object, or marks it for deletion when it has finalizers or grace. Answers its last state.
@@ -265,10 +322,15 @@ impl Client {
         namespace: Option<&str>,
         options: &ListOptions,
     ) -> Result<(), Status> {
-        let request =
-            ListRequest { labels: options.labels.clone(), fields: options.fields.clone(), ..ListRequest::default() };
+        let request = ListRequest {
+            labels: options.labels.clone(),
+            fields: options.fields.clone(),
+            ..ListRequest::default()
+        };
         let target = self.target(resource, namespace, None)?;
-        self.api.delete_collection(&self.user, &target, &request, &DeleteRequest::default()).map(drop)
+        self.api
+            .delete_collection(&self.user, &target, &request, &DeleteRequest::default())
+            .map(drop)
     }
 
     /// Assigns a pod to a node (the scheduler's `pods/binding`). Errors: `Conflict` when it has one already.
@@ -279,7 +341,9 @@ impl Client {
             "apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod, "namespace": namespace},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        self.api.create(&self.user, &target, binding, &self.write_options()).map(drop)
+        self.api
+            .create(&self.user, &target, binding, &self.write_options())
+            .map(drop)
     }
 
     /// Replaces the finalizers in a namespace's spec (`namespaces/finalize`); without any, a terminating one is gone.

@@ -22,7 +22,7 @@ pub struct ServerConfig {
     pub cluster_name: String,
     /// Cluster addresses of Services.
     pub service_cidr: Ipv6Net,
-    /// Addresses of pods of the whole cluster (read back through [`Handle`] by controllers).
+    /// Addresses of pods of the whole cluster; must not overlap those of Services.
     pub pod_cidr: Ipv6Net,
     /// The address that pods reach the server at: endpoint of the `kubernetes` Service, and the server in the
     /// kubeconfigs of kubelets and controllers.
@@ -54,6 +54,14 @@ pub enum ServeError {
     /// No listener was given.
     #[error("no listener was given")]
     NoListener,
+    /// Pods and Services would get the same addresses.
+    #[error("the service range {services} and the pod range {pods} overlap")]
+    RangesOverlap {
+        /// Range of Services.
+        services: Ipv6Net,
+        /// Range of pods.
+        pods: Ipv6Net,
+    },
     /// A listener could not be used.
     #[error("cannot use a listener")]
     Listener(#[source] std::io::Error),

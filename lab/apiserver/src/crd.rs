@@ -25,7 +25,11 @@ pub(crate) fn defaults(object: &mut Value) {
     default_to(spec, "conversion", json!({"strategy": "None"}));
     if let Some(versions) = map_mut(spec).get_mut("versions") {
         for version in items_mut(versions) {
-            for column in map_mut(version).get_mut("additionalPrinterColumns").map(items_mut).unwrap_or_default() {
+            for column in map_mut(version)
+                .get_mut("additionalPrinterColumns")
+                .map(items_mut)
+                .unwrap_or_default()
+            {
                 default_to(column, "priority", 0);
                 if column["priority"] == 0 {
                     map_mut(column).remove("priority");
@@ -52,18 +56,30 @@ pub(crate) fn admit(api: &Api, object: &mut Value, _old: Option<&Value>) -> Resu
             "lastTransitionTime": since,
         })
     };
-    let had = items(&object["status"]["conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True");
+    let had = items(&object["status"]["conditions"])
+        .iter()
+        .any(|c| c["type"] == "Established" && c["status"] == "True");
     if accepted && had && object["status"]["acceptedNames"] == object["spec"]["names"] {
         return Ok(());
     }
     let conditions = if accepted {
         json!([
             condition("NamesAccepted", true, "NoConflicts", "no conflicts found"),
-            condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+            condition(
+                "Established",
+                true,
+                "InitialNamesAccepted",
+                "the initial names have been accepted"
+            ),
         ])
     } else {
         json!([
-            condition("NamesAccepted", false, "PluralConflict", "the names are already in use"),
+            condition(
+                "NamesAccepted",
+                false,
+                "PluralConflict",
+                "the names are already in use"
+            ),
             condition("Established", false, "NotAccepted", "not all names are accepted"),
         ])
     };
@@ -95,13 +111,25 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
     }
     if !group.is_empty() && !plural.is_empty() && object::name(object) != format!("{plural}.{group}") {
         let detail = "must be spec.names.plural+\".\"+spec.group";
-        causes.push(Cause::invalid("metadata.name", &object["metadata"]["name"], detail));
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &object["metadata"]["name"],
+            detail,
+        ));
     }
     if let Some(rule) = text::label1035(&plural).filter(|_| !plural.is_empty()) {
-        causes.push(Cause::invalid("spec.names.plural", &spec["names"]["plural"], rule));
+        causes.push(Cause::invalid(
+            "spec.names.plural",
+            &spec["names"]["plural"],
+            rule,
+        ));
     }
     if !group.contains('.') && !group.is_empty() {
-        causes.push(Cause::invalid("spec.group", &spec["group"], "should be a domain with at least one dot"));
+        causes.push(Cause::invalid(
+            "spec.group",
+            &spec["group"],
+            "should be a domain with at least one dot",
+        ));
     }
     let scopes = ["Cluster", "Namespaced"];
     if !spec["scope"].is_null() && !spec["scope"].as_str().is_some_and(|s| scopes.contains(&s)) {
@@ -118,14 +146,26 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
             causes.push(Cause::invalid(format!("{at}.name"), &version["name"], rule));
         }
         if !version["schema"]["openAPIV3Schema"].is_object() {
-            causes.push(Cause::required(format!("{at}.schema.openAPIV3Schema"), "schemas are required"));
+            causes.push(Cause::required(
+                format!("{at}.schema.openAPIV3Schema"),
+                "schemas are required",
+            ));
         }
     }
     if spec["conversion"]["strategy"] == "Webhook" {
         let detail = "the lab's API server does not call conversion webhooks";
-        causes.push(Cause::invalid("spec.conversion.strategy", &spec["conversion"]["strategy"], detail));
+        causes.push(Cause::invalid(
+            "spec.conversion.strategy",
+            &spec["conversion"]["strategy"],
+            detail,
+        ));
     }
-    for pointer in ["/spec/group", "/spec/scope", "/spec/names/plural", "/spec/names/kind"] {
+    for pointer in [
+        "/spec/group",
+        "/spec/scope",
+        "/spec/names/plural",
+        "/spec/names/kind",
+    ] {
         crate::validate::immutable(object, old, pointer, causes);
     }
 }
@@ -134,12 +174,17 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
 pub(crate) fn stored(api: &Api, object: &Value, present: bool) -> Result<(), Status> {
     let group = object["spec"]["group"].as_str().unwrap_or_default();
     let plural = object["spec"]["names"]["plural"].as_str().unwrap_or_default();
-    let established =
-        items(&object["status"]["conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True");
+    let established = items(&object["status"]["conditions"])
+        .iter()
+        .any(|c| c["type"] == "Established" && c["status"] == "True");
     if !present && established {
         api.store.drop_resource(&format!("{plural}.{group}"));
     }
-    let rows = if present && established { rows(object) } else { Vec::new() };
+    let rows = if present && established {
+        rows(object)
+    } else {
+        Vec::new()
+    };
     api.registry.replace_custom(group, plural, rows);
     Ok(())
 }
@@ -149,7 +194,10 @@ fn rows(definition: &Value) -> Vec<Kind> {
     let names = &spec["names"];
     let word = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let words = |v: &Value| items(v).iter().map(word).collect::<Vec<_>>();
-    let mut versions: Vec<&Value> = items(&spec["versions"]).iter().filter(|v| v["served"] == true).collect();
+    let mut versions: Vec<&Value> = items(&spec["versions"])
+        .iter()
+        .filter(|v| v["served"] == true)
+        .collect();
     versions.sort_by_key(|v| std::cmp::Reverse(version_rank(v["name"].as_str().unwrap_or_default())));
     versions
         .into_iter()
@@ -169,7 +217,9 @@ fn rows(definition: &Value) -> Vec<Kind> {
             row.namespaced = spec["scope"] == "Namespaced";
             row.printer = printer(&version["additionalPrinterColumns"]);
             let selectable = items(&version["selectableFields"]).iter();
-            row.selectable = selectable.map(|f| word(&f["jsonPath"]).trim_start_matches('.').to_owned()).collect();
+            row.selectable = selectable
+                .map(|f| word(&f["jsonPath"]).trim_start_matches('.').to_owned())
+                .collect();
             let parts = &version["subresources"];
             row.status = !parts["status"].is_null();
             let path = |field: &str| word(&parts["scale"][field]).trim_start_matches('.').to_owned();
@@ -185,7 +235,9 @@ fn rows(definition: &Value) -> Vec<Kind> {
 
 /// The order of versions in discovery: stable before beta before alpha, newer before older.
 fn version_rank(name: &str) -> (u8, u32, u32) {
-    let Some(rest) = name.strip_prefix('v') else { return (0, 0, 0) };
+    let Some(rest) = name.strip_prefix('v') else {
+        return (0, 0, 0);
+    };
     let number = |t: &str| t.parse::<u32>().ok();
     if let Some(major) = number(rest) {
         return (3, major, 0);

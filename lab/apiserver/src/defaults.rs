@@ -15,7 +15,9 @@ pub(crate) use service::service;
 pub(crate) fn namespace(object: &mut Value) {
     let name = crate::object::name(object).to_owned();
     let fresh = object["status"]["phase"].is_null();
-    let labels = meta_mut(object).entry("labels").or_insert_with(|| Value::Object(Map::new()));
+    let labels = meta_mut(object)
+        .entry("labels")
+        .or_insert_with(|| Value::Object(Map::new()));
     map_mut(labels).insert("kubernetes.io/metadata.name".into(), name.into());
     if fresh {
         default_to(&mut object["spec"], "finalizers", json!(["kubernetes"]));
@@ -25,8 +27,12 @@ pub(crate) fn namespace(object: &mut Value) {
 
 pub(crate) fn node(object: &mut Value) {
     let name = crate::object::name(object).to_owned();
-    let labels = meta_mut(object).entry("labels").or_insert_with(|| Value::Object(Map::new()));
-    map_mut(labels).entry("kubernetes.io/hostname").or_insert_with(|| name.into());
+    let labels = meta_mut(object)
+        .entry("labels")
+        .or_insert_with(|| Value::Object(Map::new()));
+    map_mut(labels)
+        .entry("kubernetes.io/hostname")
+        .or_insert_with(|| name.into());
     map_mut(&mut object["spec"]);
     map_mut(&mut object["status"]);
 }
@@ -34,7 +40,9 @@ pub(crate) fn node(object: &mut Value) {
 pub(crate) fn secret(object: &mut Value) {
     default_to(object, "type", "Opaque");
     // `stringData` is write-only: it ends in `data`.
-    let Some(Value::Object(plain)) = map_mut(object).remove("stringData") else { return };
+    let Some(Value::Object(plain)) = map_mut(object).remove("stringData") else {
+        return;
+    };
     let data = map_mut(&mut object["data"]);
     for (key, value) in plain {
         use base64::Engine as _;
@@ -78,9 +86,13 @@ pub(crate) fn network_policy(object: &mut Value) {
         map_mut(spec).insert("policyTypes".into(), json!(types));
     }
     for direction in ["ingress", "egress"] {
-        let Some(rules) = map_mut(spec).get_mut(direction) else { continue };
+        let Some(rules) = map_mut(spec).get_mut(direction) else {
+            continue;
+        };
         for rule in items_mut(rules) {
-            let Some(ports) = map_mut(rule).get_mut("ports") else { continue };
+            let Some(ports) = map_mut(rule).get_mut("ports") else {
+                continue;
+            };
             for port in items_mut(ports) {
                 default_to(port, "protocol", "TCP");
             }

@@ -51,9 +51,18 @@ fn entry(kind: &Kind) -> Entry {
             "TokenRequest" => Some(("authentication.k8s.io", "v1")),
             _ => None,
         };
-        Part { name: name.into(), response, kind: kind.into(), verbs: verbs.to_vec() }
+        Part {
+            name: name.into(),
+            response,
+            kind: kind.into(),
+            verbs: verbs.to_vec(),
+        }
     };
-    let mut parts: Vec<Part> = kind.subresources.iter().map(|(name, kind, verbs)| part(name, kind, verbs)).collect();
+    let mut parts: Vec<Part> = kind
+        .subresources
+        .iter()
+        .map(|(name, kind, verbs)| part(name, kind, verbs))
+        .collect();
     let usual = ["get", "patch", "update"];
     if kind.scale.is_some() {
         parts.push(part("scale", "Scale", &usual));
@@ -88,7 +97,12 @@ fn entries(api: &Api) -> Vec<Entry> {
         categories: Vec::new(),
         parts: Vec::new(),
     });
-    api.registry.all().iter().map(|k| entry(k)).chain(reviews).collect()
+    api.registry
+        .all()
+        .iter()
+        .map(|k| entry(k))
+        .chain(reviews)
+        .collect()
 }
 
 /// Groups in order of appearance, each with its versions.
@@ -123,14 +137,23 @@ pub(crate) fn answer(api: &Api, route: &Route, headers: &HeaderMap) -> Result<Re
         Route::Groups => match aggregated(headers) {
             Some(version) => Ok(aggregate(&entries, version, false)),
             None => {
-                let groups: Vec<Value> =
-                    groups(&entries).iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
-                Ok(http::json(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})))
+                let groups: Vec<Value> = groups(&entries)
+                    .iter()
+                    .filter(|(g, _)| !g.is_empty())
+                    .map(|(g, v)| group(g, v))
+                    .collect();
+                Ok(http::json(
+                    200,
+                    &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}),
+                ))
             }
         },
         Route::Group(name) => {
             let groups = groups(&entries);
-            let (name, versions) = groups.iter().find(|(g, _)| g == name).ok_or_else(Status::no_such_path)?;
+            let (name, versions) = groups
+                .iter()
+                .find(|(g, _)| g == name)
+                .ok_or_else(Status::no_such_path)?;
             let mut shown = group(name, versions);
             shown["kind"] = "APIGroup".into();
             shown["apiVersion"] = "v1".into();
@@ -138,9 +161,11 @@ pub(crate) fn answer(api: &Api, route: &Route, headers: &HeaderMap) -> Result<Re
         }
         Route::Resources(group, version) => resources(&entries, group, version),
         _ => {
-            let mut paths: Vec<String> = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/version"]
-                .map(str::to_owned)
-                .into();
+            let mut paths: Vec<String> = [
+                "/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/version",
+            ]
+            .map(str::to_owned)
+            .into();
             paths.extend(["/openapi/v2", "/openapi/v3"].map(str::to_owned));
             for (group, versions) in groups(&entries).iter().filter(|(g, _)| !g.is_empty()) {
                 paths.push(format!("/apis/{group}"));
@@ -153,14 +178,19 @@ pub(crate) fn answer(api: &Api, route: &Route, headers: &HeaderMap) -> Result<Re
 }
 
 fn group(name: &str, versions: &[String]) -> Value {
-    let versions: Vec<Value> =
-        versions.iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v}))
+        .collect();
     json!({"name": name, "versions": versions, "preferredVersion": versions.first()})
 }
 
 fn resources(entries: &[Entry], group: &str, version: &str) -> Result<Response<Body>, Status> {
     let mut out = Vec::new();
-    for entry in entries.iter().filter(|e| e.group == group && e.version == version) {
+    for entry in entries
+        .iter()
+        .filter(|e| e.group == group && e.version == version)
+    {
         let mut shown = json!({
             "name": entry.name, "singularName": entry.singular, "namespaced": entry.namespaced, "kind": entry.kind,
             "verbs": entry.verbs,
@@ -187,7 +217,11 @@ fn resources(entries: &[Entry], group: &str, version: &str) -> Result<Response<B
     if out.is_empty() {
         return Err(Status::no_such_path());
     }
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
     Ok(http::json(
         200,
         &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": out}),
@@ -198,8 +232,15 @@ fn resources(entries: &[Entry], group: &str, version: &str) -> Result<Response<B
 fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
     for range in ranges(headers) {
         let json = ["application/json", "*/*", "application/*"].contains(&range.media_type);
-        match (json, range.parameter("as"), range.parameter("g"), range.parameter("v")) {
-            (true, Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return Some("v2"),
+        match (
+            json,
+            range.parameter("as"),
+            range.parameter("g"),
+            range.parameter("v"),
+        ) {
+            (true, Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
+                return Some("v2");
+            }
             (true, Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
                 return Some("v2beta1");
             }
@@ -251,7 +292,10 @@ fn aggregated_entry(entry: &Entry) -> Value {
         "scope": if entry.namespaced { "Namespaced" } else { "Cluster" },
         "responseKind": {"group": entry.group, "version": entry.version, "kind": entry.kind},
     });
-    for (field, list) in [("shortNames", &entry.short_names), ("categories", &entry.categories)] {
+    for (field, list) in [
+        ("shortNames", &entry.short_names),
+        ("categories", &entry.categories),
+    ] {
         if !list.is_empty() {
             out[field] = list.clone().into();
         }

@@ -48,7 +48,9 @@ pub(crate) async fn accept(
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
         let stream = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
@@ -79,15 +81,26 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, sto
         }
         Err(_) => return,
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
     let user = certificate.and_then(auth::from_certificate).map(Arc::new);
     let service = service_fn(move |request| {
         let (api, user) = (api.clone(), user.clone());
         async move { Ok::<_, Infallible>(guarded(api, user, request).await) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(250).keep_alive_interval(Duration::from_secs(30));
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .keep_alive_interval(Duration::from_secs(30));
     let mut served = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let end = tokio::select! {
         end = served.as_mut() => end,
@@ -103,20 +116,29 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, sto
 }
 
 /// A bug in one request answers 500 there and harms nobody else.
-async fn guarded(api: Arc<Api>, certificate: Option<Arc<User>>, request: Request<Incoming>) -> Response<Body> {
+async fn guarded(
+    api: Arc<Api>,
+    certificate: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let what = format!("{} {}", request.method(), request.uri().path());
     let user = match bearer(&request) {
         Some(token) => auth::from_token(&api, token, auth::OWN_AUDIENCES).map(|(user, _)| Arc::new(user)),
         None => certificate,
     };
-    match AssertUnwindSafe(rest::handle(api, user, request)).catch_unwind().await {
+    match AssertUnwindSafe(rest::handle(api, user, request))
+        .catch_unwind()
+        .await
+    {
         Ok(response) => {
             tracing::debug!(%what, status = response.status().as_u16(), "API server");
             response
         }
         Err(_) => {
             tracing::error!(%what, "API server: a handler panicked");
-            failure(&Status::internal("the handler of this request panicked; see the server's log"))
+            failure(&Status::internal(
+                "the handler of this request panicked; see the server's log",
+            ))
         }
     }
 }
@@ -130,7 +152,8 @@ fn bearer(request: &Request<Incoming>) -> Option<&str> {
 /// An answer with a body of known length.
 pub(crate) fn answer(code: u16, media_type: &str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Full::new(body.into()).boxed_unsync());
-    *response.status_mut() = hyper::StatusCode::from_u16(code).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        hyper::StatusCode::from_u16(code).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     if let Ok(value) = HeaderValue::from_str(media_type) {
         response.headers_mut().insert(hyper::header::CONTENT_TYPE, value);
     }
@@ -148,7 +171,9 @@ pub(crate) fn json(code: u16, value: &Value) -> Response<Body> {
 pub(crate) fn failure(status: &Status) -> Response<Body> {
     let mut response = json(status.code, &status.to_json());
     if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after_seconds) {
-        response.headers_mut().insert(hyper::header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(hyper::header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -18,7 +18,11 @@ pub(crate) struct Path(Vec<Step>);
 impl Path {
     /// `None` for what is not understood.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut rest = text.trim().trim_start_matches('{').trim_end_matches('}').trim_start_matches('$');
+        let mut rest = text
+            .trim()
+            .trim_start_matches('{')
+            .trim_end_matches('}')
+            .trim_start_matches('$');
         let mut steps = Vec::new();
         while !rest.is_empty() {
             if let Some(tail) = rest.strip_prefix('[') {
@@ -100,8 +104,16 @@ fn bracket(text: &str) -> Option<Step> {
     }
     if let Some(filter) = text.strip_prefix("?(").and_then(|t| t.strip_suffix(')')) {
         let (left, right) = filter.split_once("==")?;
-        let path = left.trim().strip_prefix("@.")?.split('.').map(str::to_owned).collect();
-        return Some(Step::Where(path, unquote(right).unwrap_or(right.trim()).to_owned()));
+        let path = left
+            .trim()
+            .strip_prefix("@.")?
+            .split('.')
+            .map(str::to_owned)
+            .collect();
+        return Some(Step::Where(
+            path,
+            unquote(right).unwrap_or(right.trim()).to_owned(),
+        ));
     }
     text.parse().ok().map(Step::Index)
 }
@@ -144,8 +156,14 @@ mod tests {
             (".spec['b.c']", Some(json!("dotted"))),
             (".spec.list[1].x", Some(json!(2))),
             (".spec.list[*].x", Some(json!(1))),
-            (".status.conditions[?(@.type==\"Ready\")].status", Some(json!("True"))),
-            (".status.conditions[?(@.type=='Ready')].status", Some(json!("True"))),
+            (
+                ".status.conditions[?(@.type==\"Ready\")].status",
+                Some(json!("True")),
+            ),
+            (
+                ".status.conditions[?(@.type=='Ready')].status",
+                Some(json!("True")),
+            ),
             (".status.nothing", None),
             (".spec.list[7].x", None),
         ];

@@ -98,7 +98,11 @@ pub(crate) struct Kind {
 impl Kind {
     /// `v1` or `group/version`.
     pub(crate) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     pub(crate) fn selectable(&self) -> Vec<&str> {
@@ -107,10 +111,17 @@ impl Kind {
 
     fn new(api_version: &str, kind: &str, plural: &str, short: &[&str]) -> Self {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let storage = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let storage = if group.is_empty() {
+            plural.to_owned()
+        } else {
+            format!("{plural}.{group}")
+        };
         // Every row names a type of the table: `tests::every_kind_has_fields`.
-        static EMPTY: TypeDef =
-            TypeDef { name: "", definition: "", fields: std::collections::BTreeMap::new() };
+        static EMPTY: TypeDef = TypeDef {
+            name: "",
+            definition: "",
+            fields: std::collections::BTreeMap::new(),
+        };
         Self {
             group: group.into(),
             version: version.into(),
@@ -198,8 +209,16 @@ impl Kind {
 }
 
 /// Verbs of every resource, as discovery lists them.
-pub(crate) const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub(crate) const VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 const EVENT_FIELDS: &[&str] = &[
     "involvedObject.kind",
@@ -285,14 +304,19 @@ fn core() -> Vec<Kind> {
                 h.admit = admission::service;
                 h.validate = validate::service;
             }),
-        k("Endpoints", "endpoints", &["ep"]).print(printers::endpoints()).hook(|h| h.defaults = defaults::endpoints),
+        k("Endpoints", "endpoints", &["ep"])
+            .print(printers::endpoints())
+            .hook(|h| h.defaults = defaults::endpoints),
         k("ConfigMap", "configmaps", &["cm"])
             .print(printers::config_maps())
             .hook(|h| h.validate = validate::config_map),
-        k("Secret", "secrets", &[]).select(&["type"]).print(printers::secrets()).hook(|h| {
-            h.defaults = defaults::secret;
-            h.validate = validate::secret;
-        }),
+        k("Secret", "secrets", &[])
+            .select(&["type"])
+            .print(printers::secrets())
+            .hook(|h| {
+                h.defaults = defaults::secret;
+                h.validate = validate::secret;
+            }),
         k("ServiceAccount", "serviceaccounts", &["sa"])
             .print(printers::service_accounts())
             .sub(&[("token", "TokenRequest", &["create"])]),
@@ -306,14 +330,19 @@ fn core() -> Vec<Kind> {
 fn apps() -> Vec<Kind> {
     let k = |kind, plural, short: &[&str]| Kind::new("apps/v1", kind, plural, short).with_status().in_all();
     vec![
-        k("DaemonSet", "daemonsets", &["ds"]).print(printers::daemon_sets()).hook(|h| {
-            h.defaults = defaults::daemon_set;
-            h.validate = validate::workload;
-        }),
-        k("Deployment", "deployments", &["deploy"]).scalable().print(printers::deployments()).hook(|h| {
-            h.defaults = defaults::deployment;
-            h.validate = validate::workload;
-        }),
+        k("DaemonSet", "daemonsets", &["ds"])
+            .print(printers::daemon_sets())
+            .hook(|h| {
+                h.defaults = defaults::daemon_set;
+                h.validate = validate::workload;
+            }),
+        k("Deployment", "deployments", &["deploy"])
+            .scalable()
+            .print(printers::deployments())
+            .hook(|h| {
+                h.defaults = defaults::deployment;
+                h.validate = validate::workload;
+            }),
         k("ReplicaSet", "replicasets", &["rs"])
             .scalable()
             .select(&["status.replicas"])
@@ -326,7 +355,8 @@ fn apps() -> Vec<Kind> {
 }
 
 fn others() -> Vec<Kind> {
-    let rbac = |kind, plural| Kind::new("rbac.authorization.k8s.io/v1", kind, plural, &[]).named(NameRule::Path);
+    let rbac =
+        |kind, plural| Kind::new("rbac.authorization.k8s.io/v1", kind, plural, &[]).named(NameRule::Path);
     vec![
         Kind::new("coordination.k8s.io/v1", "Lease", "leases", &[]).print(printers::leases()),
         Kind::new("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", &[])
@@ -345,8 +375,12 @@ fn others() -> Vec<Kind> {
                 h.from_stored = defaults::event_from_core;
             }),
         rbac("Role", "roles").print(printers::created_at()),
-        rbac("RoleBinding", "rolebindings").print(printers::role_bindings()).hook(|h| h.validate = validate::role_binding),
-        rbac("ClusterRole", "clusterroles").cluster().print(printers::created_at()),
+        rbac("RoleBinding", "rolebindings")
+            .print(printers::role_bindings())
+            .hook(|h| h.validate = validate::role_binding),
+        rbac("ClusterRole", "clusterroles")
+            .cluster()
+            .print(printers::created_at()),
         rbac("ClusterRoleBinding", "clusterrolebindings")
             .cluster()
             .print(printers::role_bindings())
@@ -366,19 +400,34 @@ fn others() -> Vec<Kind> {
             h.validate = crd::validate;
             h.stored = crd::stored;
         }),
-        Kind::new("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", &["pc"])
-            .cluster()
-            .print(printers::priority_classes())
-            .hook(|h| h.defaults = defaults::priority_class),
-        Kind::new("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", &["netpol"])
-            .print(printers::network_policies())
-            .hook(|h| {
-                h.defaults = defaults::network_policy;
-                h.validate = validate::network_policy;
-            }),
-        Kind::new("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", &["pdb"])
-            .with_status()
-            .print(printers::disruption_budgets()),
+        Kind::new(
+            "scheduling.k8s.io/v1",
+            "PriorityClass",
+            "priorityclasses",
+            &["pc"],
+        )
+        .cluster()
+        .print(printers::priority_classes())
+        .hook(|h| h.defaults = defaults::priority_class),
+        Kind::new(
+            "networking.k8s.io/v1",
+            "NetworkPolicy",
+            "networkpolicies",
+            &["netpol"],
+        )
+        .print(printers::network_policies())
+        .hook(|h| {
+            h.defaults = defaults::network_policy;
+            h.validate = validate::network_policy;
+        }),
+        Kind::new(
+            "policy/v1",
+            "PodDisruptionBudget",
+            "poddisruptionbudgets",
+            &["pdb"],
+        )
+        .with_status()
+        .print(printers::disruption_budgets()),
         Kind::new("node.k8s.io/v1", "RuntimeClass", "runtimeclasses", &[])
             .cluster()
             .print(printers::runtime_classes()),
@@ -392,7 +441,11 @@ mod tests {
     #[test]
     fn every_kind_has_fields() {
         for kind in builtin() {
-            assert!(matches!(kind.fields, Fields::Builtin(def) if !def.fields.is_empty()), "{}", kind.kind);
+            assert!(
+                matches!(kind.fields, Fields::Builtin(def) if !def.fields.is_empty()),
+                "{}",
+                kind.kind
+            );
         }
     }
 }

@@ -99,8 +99,12 @@ pub fn merge(path: &Path, entry: &Entry) -> Result<(), KubeconfigError> {
     };
     insert(&mut config, entry);
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|source| KubeconfigError::Write(PkiError::File { path: parent.into(), source }))?;
+        std::fs::create_dir_all(parent).map_err(|source| {
+            KubeconfigError::Write(PkiError::File {
+                path: parent.into(),
+                source,
+            })
+        })?;
     }
     write_private(&path, &text(&config)).map_err(KubeconfigError::Write)
 }
@@ -109,10 +113,17 @@ pub fn merge(path: &Path, entry: &Entry) -> Result<(), KubeconfigError> {
 /// in which nothing is left is removed. No file, or no such context, is no error.
 pub fn remove(path: &Path, context: &str) -> Result<(), KubeconfigError> {
     let path = resolve(path);
-    let Some(mut config) = read(&path)? else { return Ok(()) };
-    let Some(found) = items(&config["contexts"]).iter().find(|c| c["name"] == context) else { return Ok(()) };
+    let Some(mut config) = read(&path)? else {
+        return Ok(());
+    };
+    let Some(found) = items(&config["contexts"]).iter().find(|c| c["name"] == context) else {
+        return Ok(());
+    };
     let extensions = items(&found["context"]["extensions"]);
-    let previous = extensions.iter().find(|e| e["name"] == PREVIOUS).and_then(|e| e["extension"]["context"].as_str());
+    let previous = extensions
+        .iter()
+        .find(|e| e["name"] == PREVIOUS)
+        .and_then(|e| e["extension"]["context"].as_str());
     let previous = previous.unwrap_or_default().to_owned();
     for list in ["clusters", "contexts", "users"] {
         if let Some(Value::Array(list)) = map_mut(&mut config).get_mut(list) {
@@ -120,10 +131,14 @@ pub fn remove(path: &Path, context: &str) -> Result<(), KubeconfigError> {
         }
     }
     if config["current-context"] == context {
-        let exists = items(&config["contexts"]).iter().any(|c| c["name"] == previous.as_str());
+        let exists = items(&config["contexts"])
+            .iter()
+            .any(|c| c["name"] == previous.as_str());
         config["current-context"] = if exists { previous.into() } else { "".into() };
     }
-    let rest = ["clusters", "contexts", "users"].iter().all(|list| items(&config[*list]).is_empty());
+    let rest = ["clusters", "contexts", "users"]
+        .iter()
+        .all(|list| items(&config[*list]).is_empty());
     if rest {
         return std::fs::remove_file(&path).map_err(|source| KubeconfigError::Remove { path, source });
     }
@@ -143,14 +158,26 @@ fn read(path: &Path) -> Result<Option<Value>, KubeconfigError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(KubeconfigError::Read { path: path.into(), source }),
+        Err(source) => {
+            return Err(KubeconfigError::Read {
+                path: path.into(),
+                source,
+            });
+        }
     };
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let config: Value = serde_saphyr::from_str(&text)
-        .map_err(|e| KubeconfigError::NotYaml { path: path.into(), source: Box::new(e) })?;
-    let refuse = |reason| Err(KubeconfigError::NotAKubeconfig { path: path.into(), reason });
+    let config: Value = serde_saphyr::from_str(&text).map_err(|e| KubeconfigError::NotYaml {
+        path: path.into(),
+        source: Box::new(e),
+    })?;
+    let refuse = |reason| {
+        Err(KubeconfigError::NotAKubeconfig {
+            path: path.into(),
+            reason,
+        })
+    };
     if !config.is_object() {
         return refuse("it is not a map");
     }
@@ -183,12 +210,17 @@ fn insert(config: &mut Value, entry: &Entry) {
         }
         _ => {}
     }
-    let cluster = json!({"server": entry.server, "certificate-authority-data": encode(&entry.ca_certificate)});
+    let cluster =
+        json!({"server": entry.server, "certificate-authority-data": encode(&entry.ca_certificate)});
     let user = json!({
         "client-certificate-data": encode(&entry.client.certificate),
         "client-key-data": encode(&entry.client.key),
     });
-    for (list, own, value) in [("clusters", "cluster", cluster), ("contexts", "context", context), ("users", "user", user)] {
+    for (list, own, value) in [
+        ("clusters", "cluster", cluster),
+        ("contexts", "context", context),
+        ("users", "user", user),
+    ] {
         let list = map_mut(config).entry(list).or_insert(Value::Null);
         if !list.is_array() {
             *list = json!([]);

@@ -3,15 +3,17 @@
 //! What it is for: the lab's cluster on one machine. It speaks enough of the Kubernetes REST API that `kubectl`
 //! (1.20, 1.27 to 1.33) and kube-rs feel at home; it is not made for more than one process or for untrusted users.
 //!
-//! The way of a request: [`http`] accepts and authenticates, [`rest`] reads path, query and body and chooses the
-//! media type of the answer, [`api`] does the work (admission, defaulting, validation, storing), [`store`] keeps
+//! The way of a request: `http` accepts and authenticates, `rest` reads path, query and body and chooses the
+//! media type of the answer, `api` does the work (admission, defaulting, validation, storing), `store` keeps
 //! objects and the history that watches read. The in-process [`Client`] enters at `api`.
 //!
-//! What a kind is, is data: [`kinds`] is the table (names, columns, hooks), `schema/types.txt` its fields,
-//! [`schema`] the merge keys. A custom resource definition adds a row at run time ([`crd`]).
+//! What a kind is, is data: `kinds` is the table (names, columns, hooks), `schema/types.txt` its fields,
+//! `schema/numbers.txt` their protobuf numbers, `schema` the merge keys. A custom resource definition adds a row at
+//! run time (`crd`).
 //!
-//! Known limits: authorisation admits every authenticated user ([`auth`]); server-side apply does not detect
-//! conflicts ([`patch`]); nothing is kept on disk except keys ([`pki`]).
+//! Known limits: authorisation admits every authenticated user (`auth`); server-side apply does not detect
+//! conflicts (`patch`); nothing is kept on disk except keys (`pki`); no admission or conversion webhooks, no CEL;
+//! pages of a list are not one snapshot (but a watch from any page misses nothing).
 
 #![forbid(unsafe_code)]
 
@@ -26,8 +28,8 @@ mod defaults;
 mod discovery;
 mod http;
 mod jsonpath;
-pub mod kubeconfig;
 mod kinds;
+pub mod kubeconfig;
 mod object;
 mod openapi;
 mod patch;

@@ -20,12 +20,17 @@ pub(crate) fn answer(api: &Api, rest: &str, headers: &HeaderMap) -> Result<Respo
     let kinds = api.registry.all();
     match rest {
         "v2" => {
-            let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            Ok(if accept.contains("protobuf") && !accept.starts_with("application/json") {
-                http::answer(200, PROTOBUF, minimal_protobuf())
-            } else {
-                http::json(200, &v2(&kinds.iter().map(|k| &**k).collect::<Vec<_>>()))
-            })
+            let accept = headers
+                .get(ACCEPT)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default();
+            Ok(
+                if accept.contains("protobuf") && !accept.starts_with("application/json") {
+                    http::answer(200, PROTOBUF, minimal_protobuf())
+                } else {
+                    http::json(200, &v2(&kinds.iter().map(|k| &**k).collect::<Vec<_>>()))
+                },
+            )
         }
         "v3" => {
             let mut paths = Map::new();
@@ -38,7 +43,11 @@ pub(crate) fn answer(api: &Api, rest: &str, headers: &HeaderMap) -> Result<Respo
         }
         other => {
             let path = other.strip_prefix("v3/").ok_or_else(Status::no_such_path)?;
-            let own: Vec<&Kind> = kinds.iter().map(|k| &**k).filter(|k| group_path(k) == path).collect();
+            let own: Vec<&Kind> = kinds
+                .iter()
+                .map(|k| &**k)
+                .filter(|k| group_path(k) == path)
+                .collect();
             if own.is_empty() {
                 return Err(Status::no_such_path());
             }
@@ -48,7 +57,11 @@ pub(crate) fn answer(api: &Api, rest: &str, headers: &HeaderMap) -> Result<Respo
 }
 
 fn group_path(kind: &Kind) -> String {
-    if kind.group.is_empty() { format!("api/{}", kind.version) } else { format!("apis/{}/{}", kind.group, kind.version) }
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
 }
 
 fn info() -> Value {
@@ -105,9 +118,7 @@ fn v2(kinds: &[&Kind]) -> Value {
 
 /// The paths of one kind with the operations that kubectl looks at.
 fn operations(kind: &Kind) -> Vec<(String, Value)> {
-    let parameter = |name: &str, ty: &str| {
-        json!({"name": name, "in": "query", "schema": {"type": ty, "uniqueItems": true}})
-    };
+    let parameter = |name: &str, ty: &str| json!({"name": name, "in": "query", "schema": {"type": ty, "uniqueItems": true}});
     let operation = |action: &str| {
         json!({
             "operationId": format!("{action}{}", kind.kind), "x-kubernetes-action": action,
@@ -125,7 +136,11 @@ fn operations(kind: &Kind) -> Vec<(String, Value)> {
             "x-kubernetes-group-version-kind": identity(kind), "responses": {"200": {"description": "OK"}},
         })
     };
-    let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
+    let scope = if kind.namespaced {
+        "/namespaces/{namespace}"
+    } else {
+        ""
+    };
     let base = format!("/{}{scope}/{}", group_path(kind), kind.plural);
     let collection = json!({"get": read("list"), "post": operation("post")});
     let object = json!({
@@ -179,7 +194,11 @@ fn add(def: &'static TypeDef, prefix: &str, out: &mut Map<String, Value>) {
     for (name, field) in &def.fields {
         let mut shown = type_schema(&field.ty, prefix, out);
         if let Some(key) = def.merge_key(name) {
-            let strategy = if def.retain_keys(name) { "merge,retainKeys" } else { "merge" };
+            let strategy = if def.retain_keys(name) {
+                "merge,retainKeys"
+            } else {
+                "merge"
+            };
             shown["x-kubernetes-patch-strategy"] = strategy.into();
             if !key.is_empty() {
                 shown["x-kubernetes-patch-merge-key"] = key.into();
@@ -211,7 +230,9 @@ fn type_schema(ty: &Type, prefix: &str, out: &mut Map<String, Value>) -> Value {
         Type::IntOrString => json!({"type": "string", "format": "int-or-string"}),
         Type::Any => json!({"type": "object"}),
         Type::List(inner) => json!({"type": "array", "items": type_schema(inner, prefix, out)}),
-        Type::Map(inner) => json!({"type": "object", "additionalProperties": type_schema(inner, prefix, out)}),
+        Type::Map(inner) => {
+            json!({"type": "object", "additionalProperties": type_schema(inner, prefix, out)})
+        }
         Type::Named(name) => match schema::find(name) {
             Some(def) => {
                 add(def, prefix, out);

@@ -27,17 +27,27 @@ pub(crate) fn apply(
             let operations: json_patch::Patch = serde_json::from_value(patch.clone())
                 .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
             json_patch::patch(&mut object, &operations).map_err(|e| {
-                let mut status = Status::bad_request(format!("the server rejected our request due to an error in our request: {e}"));
+                let mut status = Status::bad_request(format!(
+                    "the server rejected our request due to an error in our request: {e}"
+                ));
                 status.code = 422;
                 status.reason = "Invalid";
                 status
             })?;
         }
-        _ if !patch.is_object() => return Err(Status::bad_request("error decoding patch: the patch is not an object")),
+        _ if !patch.is_object() => {
+            return Err(Status::bad_request(
+                "error decoding patch: the patch is not an object",
+            ));
+        }
         PatchKind::Merge | PatchKind::Apply { .. } => merge(&mut object, patch),
         PatchKind::Strategic => strategic::merge(types, &mut object, patch)?,
     }
-    if object.is_object() { Ok(object) } else { Err(Status::bad_request("the patch does not leave an object")) }
+    if object.is_object() {
+        Ok(object)
+    } else {
+        Err(Status::bad_request("the patch does not leave an object"))
+    }
 }
 
 /// RFC 7386.

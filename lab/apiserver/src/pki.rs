@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -65,7 +65,10 @@ pub(crate) struct Credentials {
 impl Credentials {
     /// Reads the authority of a data directory, or makes a new one there.
     pub(crate) fn open(directory: &Path, cluster: &str) -> Result<Self, PkiError> {
-        fs::create_dir_all(directory).map_err(|source| PkiError::File { path: directory.into(), source })?;
+        fs::create_dir_all(directory).map_err(|source| PkiError::File {
+            path: directory.into(),
+            source,
+        })?;
         let ca_key = key_file(&directory.join("ca.key"))?;
         let path = directory.join("ca.crt");
         let ca_pem = match read(&path)? {
@@ -102,7 +105,10 @@ impl Credentials {
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(ClientCertificate { certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(ClientCertificate {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
     }
 
     /// The TLS side of the server: its certificate, and client certificates accepted when they are ours.
@@ -144,9 +150,15 @@ fn validity(params: &mut CertificateParams) {
 fn authority(cluster: &str) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("seta-lab-{cluster}"));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("seta-lab-{cluster}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::CrlSign,
+    ];
     validity(&mut params);
     Ok(params)
 }
@@ -155,7 +167,10 @@ fn leaf(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
     validity(&mut params);
     params
 }
@@ -164,7 +179,10 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(PkiError::File { path: path.into(), source }),
+        Err(source) => Err(PkiError::File {
+            path: path.into(),
+            source,
+        }),
     }
 }
 
@@ -179,13 +197,20 @@ fn key_file(path: &Path) -> Result<KeyPair, PkiError> {
 
 /// Writes a file that only its owner reads, whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
-    let fail = |source| PkiError::File { path: path.into(), source };
+    let fail = |source| PkiError::File {
+        path: path.into(),
+        source,
+    };
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(temporary);
     let write = || {
         let _ = fs::remove_file(&temporary);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)

@@ -9,9 +9,9 @@ use crate::object::{self, items};
 mod network;
 mod node;
 mod pod;
-mod workload;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 pub(crate) use network::{endpoint_slices, endpoints, network_policies, services};
 pub(crate) use node::nodes;
@@ -52,10 +52,22 @@ impl Printer {
         let mut out = vec![name_column()];
         out.extend(columns.iter().map(|text| {
             let (priority, text) = text.strip_prefix('+').map_or((0, *text), |rest| (1, rest));
-            let (ty, name) = text.strip_suffix('#').map_or(("string", text), |rest| ("integer", rest));
-            Column { name: name.into(), ty: ty.into(), format: String::new(), description: String::new(), priority }
+            let (ty, name) = text
+                .strip_suffix('#')
+                .map_or(("string", text), |rest| ("integer", rest));
+            Column {
+                name: name.into(),
+                ty: ty.into(),
+                format: String::new(),
+                description: String::new(),
+                priority,
+            }
         }));
-        Self { columns: out, row: Row::Function(row), name_first: true }
+        Self {
+            columns: out,
+            row: Row::Function(row),
+            name_first: true,
+        }
     }
 
     /// The columns of a custom resource.
@@ -65,7 +77,11 @@ impl Printer {
             definitions.push(column);
             paths.push(path);
         }
-        Self { columns: definitions, row: Row::Paths(paths), name_first: true }
+        Self {
+            columns: definitions,
+            row: Row::Paths(paths),
+            name_first: true,
+        }
     }
 
     pub(crate) fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
@@ -95,10 +111,14 @@ fn name_column() -> Column {
 }
 
 fn custom_cell(column: &Column, path: &Path, object: &Value, now: Timestamp) -> Value {
-    let Some(value) = path.first(object) else { return Value::Null };
+    let Some(value) = path.first(object) else {
+        return Value::Null;
+    };
     match (column.ty.as_str(), value) {
         ("date", Value::String(text)) => since(text, now).into(),
-        ("integer", Value::Number(_)) | ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => value.clone(),
+        ("integer", Value::Number(_)) | ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => {
+            value.clone()
+        }
         (_, Value::String(text)) => text.as_str().into(),
         (_, other) => other.to_string().into(),
     }
@@ -111,7 +131,9 @@ pub(crate) fn plain() -> Printer {
 
 /// A custom resource definition without columns.
 pub(crate) fn created_at() -> Printer {
-    Printer::new(&["Created At"], |o, _| vec![object::meta(o, "creationTimestamp").into()])
+    Printer::new(&["Created At"], |o, _| {
+        vec![object::meta(o, "creationTimestamp").into()]
+    })
 }
 
 pub(crate) fn definitions() -> Printer {
@@ -119,46 +141,73 @@ pub(crate) fn definitions() -> Printer {
 }
 
 pub(crate) fn namespaces() -> Printer {
-    Printer::new(&["Status", "Age"], |o, now| vec![text(&o["status"]["phase"]), age(o, now)])
-}
-
-pub(crate) fn config_maps() -> Printer {
-    Printer::new(&["Data#", "Age"], |o, now| vec![(count(&o["data"]) + count(&o["binaryData"])).into(), age(o, now)])
-}
-
-pub(crate) fn secrets() -> Printer {
-    Printer::new(&["Type", "Data#", "Age"], |o, now| vec![text(&o["type"]), count(&o["data"]).into(), age(o, now)])
-}
-
-pub(crate) fn service_accounts() -> Printer {
-    Printer::new(&["Secrets#", "Age"], |o, now| vec![items(&o["secrets"]).len().into(), age(o, now)])
-}
-
-pub(crate) fn leases() -> Printer {
-    Printer::new(&["Holder", "Age"], |o, now| vec![text(&o["spec"]["holderIdentity"]), age(o, now)])
-}
-
-pub(crate) fn priority_classes() -> Printer {
-    Printer::new(&["Value#", "Global-Default", "Age", "PreemptionPolicy"], |o, now| {
-        let global = o["globalDefault"].as_bool().unwrap_or(false);
-        vec![o["value"].clone(), global.into(), age(o, now), text(&o["preemptionPolicy"])]
+    Printer::new(&["Status", "Age"], |o, now| {
+        vec![text(&o["status"]["phase"]), age(o, now)]
     })
 }
 
+pub(crate) fn config_maps() -> Printer {
+    Printer::new(&["Data#", "Age"], |o, now| {
+        vec![(count(&o["data"]) + count(&o["binaryData"])).into(), age(o, now)]
+    })
+}
+
+pub(crate) fn secrets() -> Printer {
+    Printer::new(&["Type", "Data#", "Age"], |o, now| {
+        vec![text(&o["type"]), count(&o["data"]).into(), age(o, now)]
+    })
+}
+
+pub(crate) fn service_accounts() -> Printer {
+    Printer::new(&["Secrets#", "Age"], |o, now| {
+        vec![items(&o["secrets"]).len().into(), age(o, now)]
+    })
+}
+
+pub(crate) fn leases() -> Printer {
+    Printer::new(&["Holder", "Age"], |o, now| {
+        vec![text(&o["spec"]["holderIdentity"]), age(o, now)]
+    })
+}
+
+pub(crate) fn priority_classes() -> Printer {
+    Printer::new(
+        &["Value#", "Global-Default", "Age", "PreemptionPolicy"],
+        |o, now| {
+            let global = o["globalDefault"].as_bool().unwrap_or(false);
+            vec![
+                o["value"].clone(),
+                global.into(),
+                age(o, now),
+                text(&o["preemptionPolicy"]),
+            ]
+        },
+    )
+}
+
 pub(crate) fn runtime_classes() -> Printer {
-    Printer::new(&["Handler", "Age"], |o, now| vec![text(&o["handler"]), age(o, now)])
+    Printer::new(&["Handler", "Age"], |o, now| {
+        vec![text(&o["handler"]), age(o, now)]
+    })
 }
 
 pub(crate) fn role_bindings() -> Printer {
     let columns = &["Role", "Age", "+Users", "+Groups", "+ServiceAccounts"];
     Printer::new(columns, |o, now| {
         let subjects = |kind: &str| {
-            let names = items(&o["subjects"]).iter().filter(|s| s["kind"] == kind).map(|s| match kind {
-                "ServiceAccount" => {
-                    format!("{}/{}", s["namespace"].as_str().unwrap_or_default(), s["name"].as_str().unwrap_or_default())
-                }
-                _ => s["name"].as_str().unwrap_or_default().to_owned(),
-            });
+            let names = items(&o["subjects"])
+                .iter()
+                .filter(|s| s["kind"] == kind)
+                .map(|s| match kind {
+                    "ServiceAccount" => {
+                        format!(
+                            "{}/{}",
+                            s["namespace"].as_str().unwrap_or_default(),
+                            s["name"].as_str().unwrap_or_default()
+                        )
+                    }
+                    _ => s["name"].as_str().unwrap_or_default().to_owned(),
+                });
             Value::from(names.collect::<Vec<_>>().join(", "))
         };
         let role = format!(
@@ -166,19 +215,43 @@ pub(crate) fn role_bindings() -> Printer {
             o["roleRef"]["kind"].as_str().unwrap_or_default(),
             o["roleRef"]["name"].as_str().unwrap_or_default()
         );
-        vec![role.into(), age(o, now), subjects("User"), subjects("Group"), subjects("ServiceAccount")]
+        vec![
+            role.into(),
+            age(o, now),
+            subjects("User"),
+            subjects("Group"),
+            subjects("ServiceAccount"),
+        ]
     })
 }
 
 pub(crate) fn events() -> Printer {
-    let columns =
-        &["Last Seen", "Type", "Reason", "Object", "+Subobject", "+Source", "Message", "+First Seen", "+Count#", "+Name"];
+    let columns = &[
+        "Last Seen",
+        "Type",
+        "Reason",
+        "Object",
+        "+Subobject",
+        "+Source",
+        "Message",
+        "+First Seen",
+        "+Count#",
+        "+Name",
+    ];
     let mut printer = Printer::new(columns, |o, now| {
         // Either view of an event.
-        let about = if o["involvedObject"].is_object() { &o["involvedObject"] } else { &o["regarding"] };
+        let about = if o["involvedObject"].is_object() {
+            &o["involvedObject"]
+        } else {
+            &o["regarding"]
+        };
         let word = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let first_of = |fields: &[&str]| {
-            fields.iter().map(|f| word(&o[*f])).find(|t| !t.is_empty()).unwrap_or_default()
+            fields
+                .iter()
+                .map(|f| word(&o[*f]))
+                .find(|t| !t.is_empty())
+                .unwrap_or_default()
         };
         let created = object::meta(o, "creationTimestamp");
         let series = word(&o["series"]["lastObservedTime"]);
@@ -189,7 +262,11 @@ pub(crate) fn events() -> Printer {
         };
         let first = first_of(&["firstTimestamp", "deprecatedFirstTimestamp", "eventTime"]);
         let ago = |t: String| since(if t.is_empty() { created } else { &t }, now);
-        let source = if o["source"].is_object() { &o["source"] } else { &o["deprecatedSource"] };
+        let source = if o["source"].is_object() {
+            &o["source"]
+        } else {
+            &o["deprecatedSource"]
+        };
         let component = word(&source["component"]);
         let host = word(&source["host"]);
         let reporter = first_of(&["reportingComponent", "reportingController"]);
@@ -249,7 +326,11 @@ pub(crate) fn since(text: &str, now: Timestamp) -> String {
 pub(crate) fn duration(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     let two = |a: i64, unit: char, b: i64, small: char| {
-        if b == 0 { format!("{a}{unit}") } else { format!("{a}{unit}{b}{small}") }
+        if b == 0 {
+            format!("{a}{unit}")
+        } else {
+            format!("{a}{unit}{b}{small}")
+        }
     };
     match seconds {
         ..-1 => "<invalid>".into(),
@@ -268,6 +349,11 @@ pub(crate) fn duration(seconds: i64) -> String {
 
 /// A map of labels as `a=b,c=d`, or `<none>`.
 pub(crate) fn labels(value: &Value) -> String {
-    let Some(map) = value.as_object().filter(|m| !m.is_empty()) else { return "<none>".into() };
-    map.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+    let Some(map) = value.as_object().filter(|m| !m.is_empty()) else {
+        return "<none>".into();
+    };
+    map.iter()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(",")
 }

@@ -77,7 +77,9 @@ pub(crate) fn is(bytes: &[u8]) -> bool {
 /// Reads a body (`k8s\0` and a `runtime.Unknown`). Errors: 400 for broken bytes, 415 for kinds without fields.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Value, Status> {
     envelope(bytes.get(MAGIC.len()..).unwrap_or_default()).map_err(|error| match error {
-        DecodeError::UnknownKind(_) => Status::unsupported_media_type(&["application/json", "application/yaml"]),
+        DecodeError::UnknownKind(_) => {
+            Status::unsupported_media_type(&["application/json", "application/yaml"])
+        }
         other => Status::bad_request(format!("the body of the request is not valid protobuf: {other}")),
     })
 }
@@ -208,13 +210,17 @@ fn message(
     depth: usize,
 ) -> Result<(), DecodeError> {
     let depth = depth.checked_sub(1).ok_or(DecodeError::TooDeep)?;
-    let Some(slots) = numbers().get(table) else { return Err(DecodeError::UnknownKind(table.to_owned())) };
+    let Some(slots) = numbers().get(table) else {
+        return Err(DecodeError::UnknownKind(table.to_owned()));
+    };
     for field in fields(bytes) {
         let (number, wire) = field?;
         match (slots.get(&number), wire) {
             (Some(Slot::Inline(inner)), Wire::Bytes(bytes)) => message(def, inner, bytes, out, depth)?,
             (Some(Slot::Field(name)), wire) => {
-                let Some(field) = def.fields.get(name) else { continue };
+                let Some(field) = def.fields.get(name) else {
+                    continue;
+                };
                 member(&field.ty, name, &wire, out, depth)?;
             }
             _ => {}
@@ -239,7 +245,9 @@ fn member(
             }
         }
         Type::Map(inner) => {
-            let Wire::Bytes(entry) = wire else { return Err(DecodeError::WrongType) };
+            let Wire::Bytes(entry) = wire else {
+                return Err(DecodeError::WrongType);
+            };
             let (mut key, mut value) = (String::new(), Value::Null);
             for field in fields(entry) {
                 match field? {
@@ -319,8 +327,14 @@ fn time(bytes: &[u8], micros: bool) -> Result<Value, DecodeError> {
     if seconds <= 0 {
         return Ok(Value::Null);
     }
-    let Ok(at) = Timestamp::new(seconds, nanos) else { return Ok(Value::Null) };
-    let form = if micros { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    let Ok(at) = Timestamp::new(seconds, nanos) else {
+        return Ok(Value::Null);
+    };
+    let form = if micros {
+        "%Y-%m-%dT%H:%M:%S.%6fZ"
+    } else {
+        "%Y-%m-%dT%H:%M:%SZ"
+    };
     Ok(at.strftime(form).to_string().into())
 }
 
@@ -351,7 +365,10 @@ mod tests {
 
     fn wrap(version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
-        out.extend(part(1, &[part(1, version.as_bytes()), part(2, kind.as_bytes())].concat()));
+        out.extend(part(
+            1,
+            &[part(1, version.as_bytes()), part(2, kind.as_bytes())].concat(),
+        ));
         out.extend(part(2, raw));
         out
     }
@@ -359,7 +376,11 @@ mod tests {
     #[test]
     fn a_namespace() {
         let meta = [part(1, b"team"), part(2, b""), part(8, &[])].concat();
-        let bytes = wrap("v1", "Namespace", &[part(1, &meta), part(2, &[]), part(3, &part(1, b""))].concat());
+        let bytes = wrap(
+            "v1",
+            "Namespace",
+            &[part(1, &meta), part(2, &[]), part(3, &part(1, b""))].concat(),
+        );
         let wanted = json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}, "spec": {}, "status": {},
         });
@@ -368,7 +389,10 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_a_media_type_that_we_do_not_take() {
-        assert_eq!(decode(&wrap("demo/v1", "Widget", &[])).map_err(|s| s.code), Err(415));
+        assert_eq!(
+            decode(&wrap("demo/v1", "Widget", &[])).map_err(|s| s.code),
+            Err(415)
+        );
     }
 
     #[test]

@@ -31,7 +31,10 @@ pub(crate) async fn to_kubelet(
     query: &Query,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let whole = Target { subresource: None, ..target.clone() };
+    let whole = Target {
+        subresource: None,
+        ..target.clone()
+    };
     let pod = api.get(&whole)?;
     let part = target.subresource.as_deref().unwrap_or_default();
     let method = request.method().as_str();
@@ -42,14 +45,24 @@ pub(crate) async fn to_kubelet(
     let node = match pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
         Some(node) => node,
         None if part == "log" => return Ok(crate::http::answer(200, "text/plain", "")),
-        None => return Err(Status::bad_request(format!("pod {} does not have a host assigned", target.name()))),
+        None => {
+            return Err(Status::bad_request(format!(
+                "pod {} does not have a host assigned",
+                target.name()
+            )));
+        }
     };
     let socket = (api.kubelets)(node)
         .ok_or_else(|| Status::internal(format!("no kubelet is known for node {node:?}")))?;
 
-    let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let upgrade = request
+        .headers()
+        .contains_key(UPGRADE)
+        .then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
-    head.uri = path.parse().map_err(|e| Status::bad_request(format!("the request cannot be passed on: {e}")))?;
+    head.uri = path
+        .parse()
+        .map_err(|e| Status::bad_request(format!("the request cannot be passed on: {e}")))?;
     head.version = hyper::Version::HTTP_11;
     head.headers.insert(HOST, HeaderValue::from_static("kubelet"));
     // The credential is for this server, not for the kubelet.
@@ -57,7 +70,9 @@ pub(crate) async fn to_kubelet(
     let mut response = send(&socket, node, Request::from_parts(head, body)).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(ours) = upgrade else {
-            return Err(Status::internal("the kubelet upgraded a connection without being asked to"));
+            return Err(Status::internal(
+                "the kubelet upgraded a connection without being asked to",
+            ));
         };
         let theirs = hyper::upgrade::on(&mut response);
         // Ends when either side closes: the API server's connection task owns `ours`, the kubelet `theirs`.
@@ -88,14 +103,16 @@ pub(crate) async fn to_kubelet(
 }
 
 async fn send(socket: &Path, node: &str, request: Request<Incoming>) -> Result<Response<Incoming>, Status> {
-    let unreachable = |why: String| Status::internal(format!("error dialing backend: kubelet of node {node:?}: {why}"));
+    let unreachable =
+        |why: String| Status::internal(format!("error dialing backend: kubelet of node {node:?}: {why}"));
     let stream = match tokio::time::timeout(CONNECT, UnixStream::connect(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(unreachable(error.to_string())),
         Err(_) => return Err(unreachable("timed out".into())),
     };
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(e.to_string()))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| unreachable(e.to_string()))?;
     // Lives as long as the connection; it ends with it.
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -134,14 +151,20 @@ fn kubelet_path(part: &str, pod: &Object, query: &Query) -> Result<String, Statu
 /// The container that is meant.
 fn container(pod: &Value, asked: &str) -> Result<String, Status> {
     let lists = ["containers", "initContainers", "ephemeralContainers"];
-    let names = |list: &str| items(&pod["spec"][list]).iter().filter_map(|c| c["name"].as_str());
+    let names = |list: &str| {
+        items(&pod["spec"][list])
+            .iter()
+            .filter_map(|c| c["name"].as_str())
+    };
     let all: Vec<&str> = lists.iter().flat_map(|list| names(list)).collect();
     let own = names("containers").collect::<Vec<_>>();
     let name = object::name(pod);
     if !asked.is_empty() {
         return match all.contains(&asked) {
             true => Ok(asked.to_owned()),
-            false => Err(Status::bad_request(format!("container {asked} is not valid for pod {name}"))),
+            false => Err(Status::bad_request(format!(
+                "container {asked} is not valid for pod {name}"
+            ))),
         };
     }
     let preferred = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();

@@ -25,7 +25,11 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
             return number.parse::<f64>().ok().map(|n| n * factor * 1000.0);
         }
     }
-    if digits(text) { text.parse::<f64>().ok().map(|n| n * 1000.0) } else { None }
+    if digits(text) {
+        text.parse::<f64>().ok().map(|n| n * 1000.0)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -34,7 +38,13 @@ mod tests {
 
     #[test]
     fn rows() {
-        for (text, milli) in [("1", 1000.0), ("100m", 100.0), ("1Ki", 1_024_000.0), ("1e3", 1_000_000.0), ("0.5", 500.0)] {
+        for (text, milli) in [
+            ("1", 1000.0),
+            ("100m", 100.0),
+            ("1Ki", 1_024_000.0),
+            ("1e3", 1_000_000.0),
+            ("0.5", 500.0),
+        ] {
             assert_eq!(parse(text), Some(milli), "{text}");
         }
         for text in ["", "x", "1Q", "m", "1 Gi", "inf", "nan"] {

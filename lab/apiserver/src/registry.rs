@@ -11,7 +11,9 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn new() -> Self {
-        Self { kinds: RwLock::new(kinds::builtin().into_iter().map(Arc::new).collect()) }
+        Self {
+            kinds: RwLock::new(kinds::builtin().into_iter().map(Arc::new).collect()),
+        }
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Kind>> {
@@ -20,7 +22,10 @@ impl Registry {
 
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
-        kinds.iter().find(|k| k.plural == plural && k.group == group && k.version == version).cloned()
+        kinds
+            .iter()
+            .find(|k| k.plural == plural && k.group == group && k.version == version)
+            .cloned()
     }
 
     /// Replaces the rows of one custom resource (none: it is no longer served). Built-in rows cannot be touched.

@@ -30,14 +30,22 @@ pub(crate) use reviews::REVIEWS;
 const WATCH_TIMEOUT: Duration = Duration::from_secs(40 * 60);
 
 /// Answers one request.
-pub(crate) async fn handle(api: Arc<Api>, user: Option<Arc<User>>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(
+    api: Arc<Api>,
+    user: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     match route(api, user, request).await {
         Ok(response) => response,
         Err(status) => failure(&status),
     }
 }
 
-async fn route(api: Arc<Api>, user: Option<Arc<User>>, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn route(
+    api: Arc<Api>,
+    user: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
     let path = request.uri().path().to_owned();
     let route = path::parse(&path)?;
     if let Route::Health = route {
@@ -49,10 +57,14 @@ async fn route(api: Arc<Api>, user: Option<Arc<User>>, request: Request<Incoming
     let user = user.ok_or_else(Status::unauthorized)?;
     match route {
         Route::Resource(place) => resource(api, &user, place, request).await,
-        Route::Review { group, version, plural } => {
-            reviews::handle(&api, &user, &group, &version, &plural, request).await
+        Route::Review {
+            group,
+            version,
+            plural,
+        } => reviews::handle(&api, &user, &group, &version, &plural, request).await,
+        _ if request.method() != Method::GET && request.method() != Method::HEAD => {
+            Err(Status::method_not_allowed())
         }
-        _ if request.method() != Method::GET && request.method() != Method::HEAD => Err(Status::method_not_allowed()),
         Route::OpenApi(rest) => openapi::answer(&api, &rest, request.headers()),
         other => discovery::answer(&api, &other, request.headers()),
     }
@@ -64,8 +76,13 @@ async fn resource(
     place: path::Place,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let mut target =
-        api.target(&place.group, &place.version, &place.plural, place.namespace.as_deref(), place.name.as_deref())?;
+    let mut target = api.target(
+        &place.group,
+        &place.version,
+        &place.plural,
+        place.namespace.as_deref(),
+        place.name.as_deref(),
+    )?;
     target.subresource = place.subresource;
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if let Some(part) = target.subresource.as_deref() {
@@ -79,14 +96,20 @@ async fn resource(
     match method {
         Method::GET | Method::HEAD if !name || query.flag("watch") => collection(&api, target, &query, shape),
         Method::GET | Method::HEAD => {
-            if matches!(target.subresource.as_deref(), Some("binding" | "eviction" | "token" | "finalize")) {
+            if matches!(
+                target.subresource.as_deref(),
+                Some("binding" | "eviction" | "token" | "finalize")
+            ) {
                 return Err(Status::method_not_allowed());
             }
             let object = api.get(&target)?;
             Ok(table::object(&target, &object, shape, 200))
         }
         Method::POST if !name || target.subresource.is_some() => {
-            if matches!(target.subresource.as_deref(), Some("status" | "scale" | "finalize")) {
+            if matches!(
+                target.subresource.as_deref(),
+                Some("status" | "scale" | "finalize")
+            ) {
                 return Err(Status::method_not_allowed());
             }
             if target.kind.namespaced && target.namespace.is_none() {
@@ -94,22 +117,38 @@ async fn resource(
             }
             let options = query.write_options(request.headers())?;
             let body = body::object(request).await?;
-            Ok(written(&target, &api.create(user, &target, body, &options)?, shape))
+            Ok(written(
+                &target,
+                &api.create(user, &target, body, &options)?,
+                shape,
+            ))
         }
         Method::PUT if name => {
             let options = query.write_options(request.headers())?;
             let body = body::object(request).await?;
-            Ok(written(&target, &api.update(user, &target, body, &options)?, shape))
+            Ok(written(
+                &target,
+                &api.update(user, &target, body, &options)?,
+                shape,
+            ))
         }
         Method::PATCH if name => {
             let options = query.write_options(request.headers())?;
             let (format, body) = body::patch(request, &query).await?;
             if matches!(format, PatchKind::Apply { .. }) && options.field_manager.is_empty() {
-                return Err(Status::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"));
+                return Err(Status::bad_request(
+                    "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+                ));
             }
-            Ok(written(&target, &api.patch(user, &target, format, body, &options)?, shape))
+            Ok(written(
+                &target,
+                &api.patch(user, &target, format, body, &options)?,
+                shape,
+            ))
         }
-        Method::DELETE if target.subresource.is_none() => delete(&api, user, &target, &query, shape, request).await,
+        Method::DELETE if target.subresource.is_none() => {
+            delete(&api, user, &target, &query, shape, request).await
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -122,14 +161,27 @@ fn known_subresource(target: &Target, part: &str) -> Result<(), Status> {
         "scale" => kind.scale.is_some(),
         other => kind.subresources.iter().any(|(name, ..)| *name == other),
     };
-    if known { Ok(()) } else { Err(Status::no_such_path()) }
+    if known {
+        Ok(())
+    } else {
+        Err(Status::no_such_path())
+    }
 }
 
-fn collection(api: &Arc<Api>, mut target: Target, query: &Query, shape: Shape) -> Result<Response<Body>, Status> {
+fn collection(
+    api: &Arc<Api>,
+    mut target: Target,
+    query: &Query,
+    shape: Shape,
+) -> Result<Response<Body>, Status> {
     let mut fields = query.text("fieldSelector").to_owned();
     if let Some(name) = target.name.take() {
         // GET …/name?watch=true is the old way to watch one object.
-        fields = if fields.is_empty() { format!("metadata.name={name}") } else { format!("{fields},metadata.name={name}") };
+        fields = if fields.is_empty() {
+            format!("metadata.name={name}")
+        } else {
+            format!("{fields},metadata.name={name}")
+        };
     }
     let labels = query.text("labelSelector").to_owned();
     if !query.flag("watch") {
@@ -138,7 +190,10 @@ fn collection(api: &Arc<Api>, mut target: Target, query: &Query, shape: Shape) -
         let request = ListRequest {
             labels,
             fields,
-            limit: query.number("limit")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            limit: query
+                .number("limit")?
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(0),
             continue_token: query.text("continue").to_owned(),
             not_older_than: asked,
         };
@@ -155,14 +210,21 @@ fn collection(api: &Arc<Api>, mut target: Target, query: &Query, shape: Shape) -
             "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
         ));
     }
-    let seconds = query.number("timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+    let seconds = query
+        .number("timeoutSeconds")?
+        .and_then(|n| u64::try_from(n).ok())
+        .filter(|n| *n > 0);
     let request = WatchRequest {
         labels,
         fields,
         from: query.revision("resourceVersion")?,
         bookmarks: query.flag("allowWatchBookmarks"),
         initial_events,
-        timeout: Some(seconds.map_or(WATCH_TIMEOUT, Duration::from_secs).min(WATCH_TIMEOUT)),
+        timeout: Some(
+            seconds
+                .map_or(WATCH_TIMEOUT, Duration::from_secs)
+                .min(WATCH_TIMEOUT),
+        ),
     };
     let events = match api.watch(&target, &request) {
         Ok(events) => events,
@@ -195,14 +257,20 @@ async fn delete(
 ) -> Result<Response<Body>, Status> {
     let body = body::optional(request).await?;
     let text = |v: &Value| v.as_str().map(str::to_owned);
-    let propagation = text(&body["propagationPolicy"]).or_else(|| query.get("propagationPolicy").map(str::to_owned));
-    if let Some(policy) = propagation.as_deref().filter(|p| !["Background", "Foreground", "Orphan"].contains(p)) {
+    let propagation =
+        text(&body["propagationPolicy"]).or_else(|| query.get("propagationPolicy").map(str::to_owned));
+    if let Some(policy) = propagation
+        .as_deref()
+        .filter(|p| !["Background", "Foreground", "Orphan"].contains(p))
+    {
         return Err(Status::bad_request(format!(
             "invalid propagationPolicy {policy:?}: must be one of Background, Foreground, Orphan"
         )));
     }
     let options = DeleteRequest {
-        grace_period_seconds: body["gracePeriodSeconds"].as_i64().or(query.number("gracePeriodSeconds")?),
+        grace_period_seconds: body["gracePeriodSeconds"]
+            .as_i64()
+            .or(query.number("gracePeriodSeconds")?),
         propagation_policy: propagation,
         uid: text(&body["preconditions"]["uid"]),
         resource_version: text(&body["preconditions"]["resourceVersion"]),
@@ -216,7 +284,10 @@ async fn delete(
         }
         let name = crate::object::name(&done.object);
         let uid = crate::object::meta(&done.object, "uid");
-        return Ok(json_answer(200, &success(&target.kind.group, &target.kind.plural, name, uid)));
+        return Ok(json_answer(
+            200,
+            &success(&target.kind.group, &target.kind.plural, name, uid),
+        ));
     }
     if target.kind.namespaced && target.namespace.is_none() {
         return Err(Status::method_not_allowed());
@@ -240,7 +311,9 @@ impl Query {
     fn write_options(&self, headers: &hyper::HeaderMap) -> Result<WriteOptions, Status> {
         use crate::api::FieldValidation::{Ignore, Strict, Warn};
         if let Some(value) = self.get("dryRun").filter(|v| *v != "All") {
-            return Err(Status::bad_request(format!("dryRun: Unsupported value: {value:?}: supported values: \"All\"")));
+            return Err(Status::bad_request(format!(
+                "dryRun: Unsupported value: {value:?}: supported values: \"All\""
+            )));
         }
         let field_validation = match self.text("fieldValidation") {
             "" | "Warn" => Warn,
@@ -252,11 +325,18 @@ impl Query {
                 )));
             }
         };
-        let agent = headers.get(hyper::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let agent = headers
+            .get(hyper::header::USER_AGENT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
         let manager = match self.text("fieldManager") {
             "" => agent.split('/').next().unwrap_or_default(),
             named => named,
         };
-        Ok(WriteOptions { dry_run: self.has("dryRun"), field_validation, field_manager: manager.to_owned() })
+        Ok(WriteOptions {
+            dry_run: self.has("dryRun"),
+            field_validation,
+            field_manager: manager.to_owned(),
+        })
     }
 }

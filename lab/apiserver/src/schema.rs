@@ -111,15 +111,27 @@ pub(crate) fn all() -> &'static BTreeMap<&'static str, TypeDef> {
         let mut current = None;
         for line in TYPES.lines().filter(|l| !l.starts_with('#')) {
             let mut words = line.split_whitespace();
-            let (Some(first), Some(second)) = (words.next(), words.next()) else { continue };
+            let (Some(first), Some(second)) = (words.next(), words.next()) else {
+                continue;
+            };
             if line.starts_with(' ') {
-                let field = Field { ty: type_of(second), required: words.next() == Some("!") };
+                let field = Field {
+                    ty: type_of(second),
+                    required: words.next() == Some("!"),
+                };
                 if let Some(def) = current.and_then(|name| out.get_mut(name)) {
                     def.fields.insert(first, field);
                 }
             } else {
                 current = Some(first);
-                out.insert(first, TypeDef { name: first, definition: second, fields: BTreeMap::new() });
+                out.insert(
+                    first,
+                    TypeDef {
+                        name: first,
+                        definition: second,
+                        fields: BTreeMap::new(),
+                    },
+                );
             }
         }
         out
@@ -152,7 +164,10 @@ fn type_of(text: &'static str) -> Type {
 impl TypeDef {
     /// The merge key of a list field: `Some("")` for sets of plain values, `None` when the list is replaced.
     pub(crate) fn merge_key(&self, field: &str) -> Option<&'static str> {
-        MERGE_KEYS.iter().find(|(ty, f, _)| *ty == self.name && *f == field).map(|(_, _, key)| *key)
+        MERGE_KEYS
+            .iter()
+            .find(|(ty, f, _)| *ty == self.name && *f == field)
+            .map(|(_, _, key)| *key)
     }
 
     /// Whether patches of this field (or of its elements) use `$retainKeys`.
@@ -186,7 +201,10 @@ pub(crate) struct TypeMismatch {
 /// Brings an object of a built-in kind into the form that the rest of the server relies on: every value has the type
 /// of its field, nulls and unknown fields are gone. Answers the paths of the unknown fields.
 pub(crate) fn decode(def: &'static TypeDef, object: &mut Value) -> Result<Vec<String>, TypeMismatch> {
-    let mut decoder = Decoder { unknown: Vec::new(), path: Vec::new() };
+    let mut decoder = Decoder {
+        unknown: Vec::new(),
+        path: Vec::new(),
+    };
     decoder.structure(def, object, true)?;
     Ok(decoder.unknown)
 }
@@ -197,8 +215,15 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn structure(&mut self, def: &'static TypeDef, value: &mut Value, root: bool) -> Result<(), TypeMismatch> {
-        let Value::Object(map) = value else { return Err(self.mismatch(def.name, value, def.name)) };
+    fn structure(
+        &mut self,
+        def: &'static TypeDef,
+        value: &mut Value,
+        root: bool,
+    ) -> Result<(), TypeMismatch> {
+        let Value::Object(map) = value else {
+            return Err(self.mismatch(def.name, value, def.name));
+        };
         map.retain(|_, v| !v.is_null());
         let keys: Vec<String> = map.keys().cloned().collect();
         for key in keys {
@@ -248,7 +273,9 @@ impl Decoder {
                 };
             }
             Type::List(inner) => {
-                let Value::Array(list) = value else { return Err(self.mismatch(owner, value, &go_name(ty))) };
+                let Value::Array(list) = value else {
+                    return Err(self.mismatch(owner, value, &go_name(ty)));
+                };
                 for (index, item) in list.iter_mut().enumerate() {
                     let last = self.path.last_mut().map(|step| {
                         let plain = step.clone();
@@ -263,7 +290,9 @@ impl Decoder {
                 true
             }
             Type::Map(inner) => {
-                let Value::Object(map) = value else { return Err(self.mismatch(owner, value, &go_name(ty))) };
+                let Value::Object(map) = value else {
+                    return Err(self.mismatch(owner, value, &go_name(ty)));
+                };
                 for (key, item) in map.iter_mut() {
                     if item.is_null() {
                         *item = zero(inner);
@@ -275,7 +304,11 @@ impl Decoder {
                 true
             }
         };
-        if fits { Ok(()) } else { Err(self.mismatch(owner, value, &go_name(ty))) }
+        if fits {
+            Ok(())
+        } else {
+            Err(self.mismatch(owner, value, &go_name(ty)))
+        }
     }
 
     fn path_text(&self) -> String {
@@ -292,8 +325,18 @@ impl Decoder {
             Value::Object(_) => "object",
         };
         // Go names the path without indices.
-        let path = self.path.iter().map(|p| p.split('[').next().unwrap_or_default()).collect::<Vec<_>>().join(".");
-        TypeMismatch { got, owner: owner.into(), path, want: want.into() }
+        let path = self
+            .path
+            .iter()
+            .map(|p| p.split('[').next().unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join(".");
+        TypeMismatch {
+            got,
+            owner: owner.into(),
+            path,
+            want: want.into(),
+        }
     }
 }
 

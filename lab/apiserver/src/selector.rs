@@ -35,7 +35,11 @@ impl LabelSelector {
             .map(|part| requirement(part.trim()))
             .collect::<Option<Vec<_>>>()
             .map(Self)
-            .ok_or_else(|| Status::bad_request(format!("unable to parse requirement: invalid label selector {text:?}")))
+            .ok_or_else(|| {
+                Status::bad_request(format!(
+                    "unable to parse requirement: invalid label selector {text:?}"
+                ))
+            })
     }
 
     pub(crate) fn matches(&self, object: &Value) -> bool {
@@ -64,8 +68,15 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
 fn requirement(part: &str) -> Option<Requirement> {
     let make = |key: &str, operator, values: Vec<String>| {
         let key = key.trim();
-        let good = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
-        good.then(|| Requirement { key: key.into(), operator, values })
+        let good = !key.is_empty()
+            && key
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
+        good.then(|| Requirement {
+            key: key.into(),
+            operator,
+            values,
+        })
     };
     if let Some((head, list)) = part.split_once('(') {
         let list = list.trim().strip_suffix(')')?;
@@ -127,13 +138,19 @@ impl FieldSelector {
             } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
                 (key, true, value)
             } else {
-                return Err(Status::bad_request(format!("invalid field selector: {part:?}; can't understand it")));
+                return Err(Status::bad_request(format!(
+                    "invalid field selector: {part:?}; can't understand it"
+                )));
             };
             let key = key.trim();
             if !["metadata.name", "metadata.namespace"].contains(&key) && !supported.contains(&key) {
                 return Err(Status::bad_request(format!("field label not supported: {key}")));
             }
-            out.push((key.split('.').map(str::to_owned).collect(), equal, value.trim().to_owned()));
+            out.push((
+                key.split('.').map(str::to_owned).collect(),
+                equal,
+                value.trim().to_owned(),
+            ));
         }
         Ok(Self(out))
     }
@@ -142,7 +159,10 @@ impl FieldSelector {
         self.0.iter().all(|(path, equal, wanted)| {
             let value = path.iter().fold(object, |v, step| &v[step.as_str()]);
             let is = match value {
-                Value::Null => wanted.is_empty() || wanted == "false" && path.last().is_some_and(|p| p == "unschedulable"),
+                Value::Null => {
+                    wanted.is_empty()
+                        || wanted == "false" && path.last().is_some_and(|p| p == "unschedulable")
+                }
                 Value::String(text) => text == wanted,
                 other => crate::object::plain_text(other) == *wanted,
             };

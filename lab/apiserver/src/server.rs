@@ -22,6 +22,10 @@ const STOP: Duration = Duration::from_secs(2);
 
 /// Starts the server; it answers when this returns. Must be called within a tokio runtime.
 pub async fn serve(config: ServerConfig) -> Result<Handle, ServeError> {
+    let (services, pods) = (config.service_cidr, config.pod_cidr);
+    if services.contains(&pods) || pods.contains(&services) {
+        return Err(ServeError::RangesOverlap { services, pods });
+    }
     let credentials = Arc::new(Credentials::open(&config.data_dir, &config.cluster_name)?);
     let tokens = Tokens::new(&credentials)?;
     let tls = credentials.server_config(&names(&config))?;
@@ -101,20 +105,41 @@ impl Handle {
     /// Kubeconfig entry for people: context `kind-<cluster>`, group `system:masters`, through the first listener.
     pub fn admin_kubeconfig(&self) -> Result<Entry, PkiError> {
         let context = format!("kind-{}", self.cluster_name);
-        self.entry(&context, self.addresses[0], "kubernetes-admin", &["system:masters"])
+        self.entry(
+            &context,
+            self.addresses[0],
+            "kubernetes-admin",
+            &["system:masters"],
+        )
     }
 
     /// Kubeconfig of the kubelet of a node, through the advertised address.
     pub fn kubelet_kubeconfig(&self, node: &str) -> Result<Entry, PkiError> {
-        self.entry(&self.cluster_name, self.advertise, &format!("system:node:{node}"), &["system:nodes"])
+        self.entry(
+            &self.cluster_name,
+            self.advertise,
+            &format!("system:node:{node}"),
+            &["system:nodes"],
+        )
     }
 
     /// Kubeconfig of a controller, for example `kube-scheduler`, through the advertised address.
     pub fn controller_kubeconfig(&self, name: &str) -> Result<Entry, PkiError> {
-        self.entry(&self.cluster_name, self.advertise, &format!("system:{name}"), &["system:masters"])
+        self.entry(
+            &self.cluster_name,
+            self.advertise,
+            &format!("system:{name}"),
+            &["system:masters"],
+        )
     }
 
-    fn entry(&self, context: &str, server: SocketAddr, user: &str, groups: &[&str]) -> Result<Entry, PkiError> {
+    fn entry(
+        &self,
+        context: &str,
+        server: SocketAddr,
+        user: &str,
+        groups: &[&str],
+    ) -> Result<Entry, PkiError> {
         Ok(Entry {
             context: context.to_owned(),
             server: format!("https://{server}"),

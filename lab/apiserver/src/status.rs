@@ -16,33 +16,61 @@ pub struct Cause {
 impl Cause {
     /// A field that must be there and is not.
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        let message = if detail.is_empty() { "Required value".into() } else { format!("Required value: {detail}") };
-        Self { reason: "FieldValueRequired", message, field: field.into() }
+        let message = if detail.is_empty() {
+            "Required value".into()
+        } else {
+            format!("Required value: {detail}")
+        };
+        Self {
+            reason: "FieldValueRequired",
+            message,
+            field: field.into(),
+        }
     }
 
     /// A field whose value breaks a rule; the value is shown as Go would print it with `%q` or as JSON.
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self { reason: "FieldValueInvalid", message: format!("Invalid value: {value}: {detail}"), field: field.into() }
+        Self {
+            reason: "FieldValueInvalid",
+            message: format!("Invalid value: {value}: {detail}"),
+            field: field.into(),
+        }
     }
 
     /// A field that must not be set, or not be changed.
     pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
-        Self { reason: "FieldValueForbidden", message: format!("Forbidden: {detail}"), field: field.into() }
+        Self {
+            reason: "FieldValueForbidden",
+            message: format!("Forbidden: {detail}"),
+            field: field.into(),
+        }
     }
 
     /// A value that occurs twice in a list of unique values.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        Self { reason: "FieldValueDuplicate", message: format!("Duplicate value: {value}"), field: field.into() }
+        Self {
+            reason: "FieldValueDuplicate",
+            message: format!("Duplicate value: {value}"),
+            field: field.into(),
+        }
     }
 
     /// A reference to something that does not exist.
     pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
-        Self { reason: "FieldValueNotFound", message: format!("Not found: {value}"), field: field.into() }
+        Self {
+            reason: "FieldValueNotFound",
+            message: format!("Not found: {value}"),
+            field: field.into(),
+        }
     }
 
     /// A value outside of a closed set.
     pub fn unsupported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
-        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        let list = supported
+            .iter()
+            .map(|s| format!("{s:?}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         Self {
             reason: "FieldValueNotSupported",
             message: format!("Unsupported value: {value}: supported values: {list}"),
@@ -52,7 +80,11 @@ impl Cause {
 
     /// A value of the wrong JSON type.
     pub fn wrong_type(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self { reason: "FieldValueTypeInvalid", message: format!("Invalid value: {value}: {detail}"), field: field.into() }
+        Self {
+            reason: "FieldValueTypeInvalid",
+            message: format!("Invalid value: {value}: {detail}"),
+            field: field.into(),
+        }
     }
 }
 
@@ -88,59 +120,97 @@ pub struct Status {
 }
 
 fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+    if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    }
 }
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+        }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
-        let details = Details { name: name.into(), group: group.into(), kind: kind.into(), ..Details::default() };
+        let details = Details {
+            name: name.into(),
+            group: group.into(),
+            kind: kind.into(),
+            ..Details::default()
+        };
         self.details = Some(Box::new(details));
         self
     }
 
     /// 404 for an object.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} {name:?} not found", qualified(group, resource))).about(group, resource, name)
+        Self::new(
+            404,
+            "NotFound",
+            format!("{} {name:?} not found", qualified(group, resource)),
+        )
+        .about(group, resource, name)
     }
 
     /// 404 for a path that nothing serves.
     pub fn no_such_path() -> Self {
-        let mut status = Self::new(404, "NotFound", "the server could not find the requested resource");
+        let mut status = Self::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        );
         status.details = Some(Box::default());
         status
     }
 
     /// 409: an object of that name is there already.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} {name:?} already exists", qualified(group, resource)))
-            .about(group, resource, name)
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{} {name:?} already exists", qualified(group, resource)),
+        )
+        .about(group, resource, name)
     }
 
     /// 409: the caller's view is old, or a precondition failed.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource));
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {why}",
+            qualified(group, resource)
+        );
         Self::new(409, "Conflict", message).about(group, resource, name)
     }
 
     /// 409 with the sentence that clients' retry loops know.
     pub fn modified(group: &str, resource: &str, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(group, resource, name, why)
     }
 
     /// 422 with one line per cause.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
-        let lines: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let lines: Vec<String> = causes
+            .iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect();
         let text = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let mut status =
-            Self::new(422, "Invalid", format!("{} {name:?} is invalid: {text}", qualified(group, kind))).about(group, kind, name);
+        let mut status = Self::new(
+            422,
+            "Invalid",
+            format!("{} {name:?} is invalid: {text}", qualified(group, kind)),
+        )
+        .about(group, kind, name);
         if let Some(details) = &mut status.details {
             details.causes = causes;
         }
@@ -159,14 +229,21 @@ impl Status {
 
     /// 403 for an object.
     pub fn forbidden(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        Self::new(403, "Forbidden", format!("{} {name:?} is forbidden: {why}", qualified(group, resource)))
-            .about(group, resource, name)
+        Self::new(
+            403,
+            "Forbidden",
+            format!("{} {name:?} is forbidden: {why}", qualified(group, resource)),
+        )
+        .about(group, resource, name)
     }
 
     /// 405.
     pub fn method_not_allowed() -> Self {
-        let mut status =
-            Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+        let mut status = Self::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        );
         status.details = Some(Box::default());
         status
     }
@@ -182,20 +259,29 @@ impl Status {
 
     /// 415 for a body (or patch) in a format that is not understood.
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
-        let message =
-            format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            accepted.join(", ")
+        );
         Self::new(415, "UnsupportedMediaType", message)
     }
 
     /// 410: the watch (or continue token) starts before what is remembered.
     pub fn expired(from: u64, oldest: u64) -> Self {
-        Self::new(410, "Expired", format!("too old resource version: {from} ({oldest})"))
+        Self::new(
+            410,
+            "Expired",
+            format!("too old resource version: {from} ({oldest})"),
+        )
     }
 
     /// 504: the caller asked for a revision that has not happened yet.
     pub fn too_large_resource_version(asked: u64, current: u64) -> Self {
-        let mut status =
-            Self::new(504, "Timeout", format!("Too large resource version: {asked}, current: {current}"));
+        let mut status = Self::new(
+            504,
+            "Timeout",
+            format!("Too large resource version: {asked}, current: {current}"),
+        );
         status.details = Some(Box::new(Details {
             causes: vec![Cause {
                 reason: "ResourceVersionTooLarge",
@@ -210,19 +296,30 @@ impl Status {
 
     /// 413.
     pub fn too_large(limit: usize) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
+        Self::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {limit}"),
+        )
     }
 
     /// 429: try again later (evictions that a disruption budget forbids).
     pub fn too_many_requests(message: impl Into<String>, seconds: u32) -> Self {
         let mut status = Self::new(429, "TooManyRequests", message);
-        status.details = Some(Box::new(Details { retry_after_seconds: Some(seconds), ..Details::default() }));
+        status.details = Some(Box::new(Details {
+            retry_after_seconds: Some(seconds),
+            ..Details::default()
+        }));
         status
     }
 
     /// 500.
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        Self::new(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        )
     }
 
     /// 502 and friends: the kubelet that a request was passed to could not be reached.
@@ -269,7 +366,12 @@ impl Status {
 impl Details {
     fn to_json(&self) -> Value {
         let mut out = serde_json::Map::new();
-        for (key, value) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
+        for (key, value) in [
+            ("name", &self.name),
+            ("group", &self.group),
+            ("kind", &self.kind),
+            ("uid", &self.uid),
+        ] {
             if !value.is_empty() {
                 out.insert(key.into(), value.as_str().into());
             }

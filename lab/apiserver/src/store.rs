@@ -28,7 +28,10 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     fn of(object: &Value) -> Self {
@@ -58,7 +61,12 @@ struct Collection {
 
 impl Collection {
     fn new(forgotten: u64) -> Self {
-        Self { objects: BTreeMap::new(), changes: VecDeque::new(), forgotten, news: watch::Sender::new(forgotten) }
+        Self {
+            objects: BTreeMap::new(),
+            changes: VecDeque::new(),
+            forgotten,
+            news: watch::Sender::new(forgotten),
+        }
     }
 
     fn remember(&mut self, change: Change, limit: usize) {
@@ -88,7 +96,14 @@ pub(crate) struct Store {
 impl Store {
     /// `first`: the revision to count from; one that no earlier run reached makes old watchers start over.
     pub(crate) fn new(first: u64, history: usize) -> Self {
-        Self { inner: Mutex::new(Inner { revision: first, collections: HashMap::new() }), history, first }
+        Self {
+            inner: Mutex::new(Inner {
+                revision: first,
+                collections: HashMap::new(),
+            }),
+            history,
+            first,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -122,9 +137,17 @@ impl Store {
         object::meta_mut(&mut object).insert("resourceVersion".into(), revision.to_string().into());
         let object = Arc::new(object);
         let (history, first) = (self.history, self.first);
-        let collection = inner.collections.entry(resource.to_owned()).or_insert_with(|| Collection::new(first));
+        let collection = inner
+            .collections
+            .entry(resource.to_owned())
+            .or_insert_with(|| Collection::new(first));
         let before = collection.objects.insert(Key::of(&object), object.clone());
-        let change = Change { revision, before, after: Some(object.clone()), last: object.clone() };
+        let change = Change {
+            revision,
+            before,
+            after: Some(object.clone()),
+            last: object.clone(),
+        };
         collection.remember(change, history);
         object
     }
@@ -133,13 +156,23 @@ impl Store {
     pub(crate) fn remove(&self, resource: &str, mut last: Value) -> Object {
         let mut inner = self.lock();
         let key = Key::of(&last);
-        let before = inner.collections.get_mut(resource).and_then(|c| c.objects.remove(&key));
-        let Some(before) = before else { return Arc::new(last) };
+        let before = inner
+            .collections
+            .get_mut(resource)
+            .and_then(|c| c.objects.remove(&key));
+        let Some(before) = before else {
+            return Arc::new(last);
+        };
         inner.revision += 1;
         let revision = inner.revision;
         object::meta_mut(&mut last).insert("resourceVersion".into(), revision.to_string().into());
         let last = Arc::new(last);
-        let change = Change { revision, before: Some(before), after: None, last: last.clone() };
+        let change = Change {
+            revision,
+            before: Some(before),
+            after: None,
+            last: last.clone(),
+        };
         if let Some(collection) = inner.collections.get_mut(resource) {
             collection.remember(change, self.history);
         }
@@ -161,7 +194,11 @@ impl Store {
             return Err(Status::expired(from, inner.revision));
         }
         let Some(collection) = inner.collections.get(resource) else {
-            return if from < self.first { Err(Status::expired(from, self.first)) } else { Ok((Vec::new(), inner.revision)) };
+            return if from < self.first {
+                Err(Status::expired(from, self.first))
+            } else {
+                Ok((Vec::new(), inner.revision))
+            };
         };
         if from < collection.forgotten {
             return Err(Status::expired(from, collection.forgotten));
@@ -180,7 +217,10 @@ impl Store {
     pub(crate) fn subscribe(&self, resource: &str) -> watch::Receiver<u64> {
         let first = self.first;
         let mut inner = self.lock();
-        let collection = inner.collections.entry(resource.to_owned()).or_insert_with(|| Collection::new(first));
+        let collection = inner
+            .collections
+            .entry(resource.to_owned())
+            .or_insert_with(|| Collection::new(first));
         collection.news.subscribe()
     }
 

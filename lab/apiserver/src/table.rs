@@ -17,7 +17,13 @@ pub(crate) fn object(target: &Target, object: &Object, shape: Shape, code: u16) 
     let own = object["kind"] == target.kind.kind;
     match shape {
         Shape::Table(version) if own => {
-            let mut shown = table(&target.kind, std::slice::from_ref(object), version, "Object", true);
+            let mut shown = table(
+                &target.kind,
+                std::slice::from_ref(object),
+                version,
+                "Object",
+                true,
+            );
             shown["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
             http::json(code, &shown)
         }
@@ -57,7 +63,11 @@ pub(crate) fn list(target: &Target, page: &Page, shape: Shape, include: &str) ->
                 "apiVersion": target.kind.api_version(), "kind": target.kind.list_kind, "metadata": metadata,
                 "items": page.items.iter().map(|o| bare(target, o)).collect::<Vec<_>>(),
             });
-            if format == Format::Yaml { yaml(200, &shown) } else { http::json(200, &shown) }
+            if format == Format::Yaml {
+                yaml(200, &shown)
+            } else {
+                http::json(200, &shown)
+            }
         }
     }
 }
@@ -88,7 +98,13 @@ pub(crate) fn metadata_only(object: &Value, version: &str) -> Value {
 }
 
 /// A table of some objects. `include`: what each row carries of its object (`None`, `Metadata` or `Object`).
-pub(crate) fn table(kind: &Kind, objects: &[Object], version: &str, include: &str, with_columns: bool) -> Value {
+pub(crate) fn table(
+    kind: &Kind,
+    objects: &[Object],
+    version: &str,
+    include: &str,
+    with_columns: bool,
+) -> Value {
     let now = Timestamp::now();
     let columns: Vec<Value> = if with_columns {
         kind.printer

@@ -50,7 +50,11 @@ impl Tokens {
         audiences: Vec<String>,
         seconds: i64,
     ) -> Result<Issued, Status> {
-        let audiences = if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences };
+        let audiences = if audiences.is_empty() {
+            vec![ISSUER.to_owned()]
+        } else {
+            audiences
+        };
         let now = Timestamp::now();
         let seconds = seconds.clamp(1, 365 * 24 * 3600);
         let expires = now + SignedDuration::from_secs(seconds);
@@ -63,8 +67,13 @@ impl Tokens {
         if let Some((name, uid)) = pod {
             claims["kubernetes.io"]["pod"] = json!({"name": name, "uid": uid});
         }
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.encode).map_err(Status::internal)?;
-        Ok(Issued { token, expires: object::time(expires), audiences })
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.encode)
+            .map_err(Status::internal)?;
+        Ok(Issued {
+            token,
+            expires: object::time(expires),
+            audiences,
+        })
     }
 
     /// Checks signature, issuer, times and that one of `audiences` is meant. `None`: not a valid token.
@@ -74,7 +83,9 @@ impl Tokens {
         validation.set_issuer(&[ISSUER]);
         validation.validate_nbf = true;
         validation.leeway = 10;
-        let claims = jsonwebtoken::decode::<Value>(token, &self.decode, &validation).ok()?.claims;
+        let claims = jsonwebtoken::decode::<Value>(token, &self.decode, &validation)
+            .ok()?
+            .claims;
         let private = &claims["kubernetes.io"];
         let text = |v: &Value| v.as_str().map(str::to_owned);
         Some(Claims {

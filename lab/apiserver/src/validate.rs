@@ -20,7 +20,10 @@ pub(crate) fn name(kind: &Kind, object: &Value) -> Result<(), Status> {
     let name = object::name(object);
     let refuse = |cause| Err(Status::invalid(&kind.group, &kind.kind, name, vec![cause]));
     if name.is_empty() {
-        return refuse(Cause::required("metadata.name", "name or generateName is required"));
+        return refuse(Cause::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     }
     let broken = match kind.name_rule {
         NameRule::Subdomain => text::subdomain(name),
@@ -42,7 +45,11 @@ pub(crate) fn metadata(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
     let mut size = 0;
     for (key, value) in annotations.into_iter().flatten() {
         if let Some(rule) = text::qualified_name(&key.to_lowercase()) {
-            causes.push(Cause::invalid("metadata.annotations", &key.as_str().into(), &rule));
+            causes.push(Cause::invalid(
+                "metadata.annotations",
+                &key.as_str().into(),
+                &rule,
+            ));
         }
         size += key.len() + value.as_str().map_or(0, str::len);
     }
@@ -55,11 +62,15 @@ pub(crate) fn metadata(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
     }
     if let Some(old) = old.filter(|o| object::is_terminating(o)) {
         let had = items(&old["metadata"]["finalizers"]);
-        let added: Vec<&Value> = items(&meta["finalizers"]).iter().filter(|f| !had.contains(f)).collect();
+        let added: Vec<&Value> = items(&meta["finalizers"])
+            .iter()
+            .filter(|f| !had.contains(f))
+            .collect();
         if !added.is_empty() {
             let names = added.iter().map(|f| f.to_string()).collect::<Vec<_>>().join(", ");
-            let detail =
-                format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{names}}}");
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{names}}}"
+            );
             causes.push(Cause::forbidden("metadata.finalizers", &detail));
         }
     }
@@ -92,21 +103,40 @@ pub(crate) fn node(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>)
     for (index, taint) in items(&object["spec"]["taints"]).iter().enumerate() {
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         if !taint["effect"].as_str().is_some_and(|e| effects.contains(&e)) {
-            causes.push(Cause::unsupported(format!("spec.taints[{index}].effect"), &taint["effect"], &effects));
+            causes.push(Cause::unsupported(
+                format!("spec.taints[{index}].effect"),
+                &taint["effect"],
+                &effects,
+            ));
         }
         if let Some(rule) = text::qualified_name(taint["key"].as_str().unwrap_or_default()) {
-            causes.push(Cause::invalid(format!("spec.taints[{index}].key"), &taint["key"], &rule));
+            causes.push(Cause::invalid(
+                format!("spec.taints[{index}].key"),
+                &taint["key"],
+                &rule,
+            ));
         }
     }
     let ranges = items(&object["spec"]["podCIDRs"]);
     for (index, range) in ranges.iter().enumerate() {
-        if range.as_str().and_then(|r| r.parse::<ipnet::IpNet>().ok()).is_none() {
-            causes.push(Cause::invalid(format!("spec.podCIDRs[{index}]"), range, "must be a valid CIDR value"));
+        if range
+            .as_str()
+            .and_then(|r| r.parse::<ipnet::IpNet>().ok())
+            .is_none()
+        {
+            causes.push(Cause::invalid(
+                format!("spec.podCIDRs[{index}]"),
+                range,
+                "must be a valid CIDR value",
+            ));
         }
     }
     let had = old.map(|o| items(&o["spec"]["podCIDRs"])).unwrap_or_default();
     if !had.is_empty() && had != ranges {
-        causes.push(Cause::forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid"));
+        causes.push(Cause::forbidden(
+            "spec.podCIDRs",
+            "node updates may not change podCIDR except from \"\" to valid",
+        ));
     }
 }
 
@@ -114,7 +144,11 @@ fn data_keys(object: &Value, field: &str, causes: &mut Vec<Cause>) -> usize {
     let mut size = 0;
     for (key, value) in object[field].as_object().into_iter().flatten() {
         if let Some(rule) = text::config_key(key) {
-            causes.push(Cause::invalid(format!("{field}[{key}]"), &key.as_str().into(), rule));
+            causes.push(Cause::invalid(
+                format!("{field}[{key}]"),
+                &key.as_str().into(),
+                rule,
+            ));
         }
         size += value.as_str().map_or(0, str::len);
     }
@@ -132,22 +166,39 @@ fn too_long(size: usize, causes: &mut Vec<Cause>) {
 }
 
 fn unchanged(object: &Value, old: Option<&Value>, fields: &[&str], causes: &mut Vec<Cause>) {
-    let Some(old) = old.filter(|o| o["immutable"] == true) else { return };
+    let Some(old) = old.filter(|o| o["immutable"] == true) else {
+        return;
+    };
     if object["immutable"] != true {
-        causes.push(Cause::forbidden("immutable", "field is immutable when `immutable` is set"));
+        causes.push(Cause::forbidden(
+            "immutable",
+            "field is immutable when `immutable` is set",
+        ));
     }
     for field in fields {
         if object[*field] != old[*field] {
-            causes.push(Cause::forbidden(*field, "field is immutable when `immutable` is set"));
+            causes.push(Cause::forbidden(
+                *field,
+                "field is immutable when `immutable` is set",
+            ));
         }
     }
 }
 
 pub(crate) fn config_map(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let size = data_keys(object, "data", causes) + data_keys(object, "binaryData", causes);
-    for key in object["binaryData"].as_object().into_iter().flatten().map(|(key, _)| key) {
+    for key in object["binaryData"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key)
+    {
         if !object["data"][key.as_str()].is_null() {
-            causes.push(Cause::invalid(format!("data[{key}]"), &key.as_str().into(), "duplicate of key present in binaryData"));
+            causes.push(Cause::invalid(
+                format!("data[{key}]"),
+                &key.as_str().into(),
+                "duplicate of key present in binaryData",
+            ));
         }
     }
     too_long(size, causes);
@@ -160,7 +211,11 @@ pub(crate) fn secret(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause
     for (key, value) in object["data"].as_object().into_iter().flatten() {
         let text = value.as_str().unwrap_or_default();
         if base64::engine::general_purpose::STANDARD.decode(text).is_err() {
-            causes.push(Cause::invalid(format!("data[{key}]"), &json!("<secret contents redacted>"), "illegal base64 data"));
+            causes.push(Cause::invalid(
+                format!("data[{key}]"),
+                &json!("<secret contents redacted>"),
+                "illegal base64 data",
+            ));
         }
     }
     too_long(size, causes);
@@ -174,14 +229,23 @@ pub(crate) fn role_binding(object: &Value, old: Option<&Value>, causes: &mut Vec
     }
     if let Some(old) = old.filter(|o| o["roleRef"] != object["roleRef"]) {
         let _ = old;
-        causes.push(Cause::invalid("roleRef", &object["roleRef"], "cannot change roleRef"));
+        causes.push(Cause::invalid(
+            "roleRef",
+            &object["roleRef"],
+            "cannot change roleRef",
+        ));
     }
     for (index, subject) in items(&object["subjects"]).iter().enumerate() {
         let kinds = ["ServiceAccount", "User", "Group"];
         if !subject["kind"].as_str().is_some_and(|k| kinds.contains(&k)) {
-            causes.push(Cause::unsupported(format!("subjects[{index}].kind"), &subject["kind"], &kinds));
+            causes.push(Cause::unsupported(
+                format!("subjects[{index}].kind"),
+                &subject["kind"],
+                &kinds,
+            ));
         }
-        if subject["kind"] == "ServiceAccount" && subject["namespace"].as_str().unwrap_or_default().is_empty() {
+        if subject["kind"] == "ServiceAccount" && subject["namespace"].as_str().unwrap_or_default().is_empty()
+        {
             causes.push(Cause::required(format!("subjects[{index}].namespace"), ""));
         }
     }

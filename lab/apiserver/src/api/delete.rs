@@ -10,13 +10,25 @@ use crate::object::{self, items};
 use crate::status::Status;
 
 impl Api {
-    pub(crate) fn delete(&self, _user: &User, target: &Target, request: &DeleteRequest) -> Result<Deleted, Status> {
+    pub(crate) fn delete(
+        &self,
+        _user: &User,
+        target: &Target,
+        request: &DeleteRequest,
+    ) -> Result<Deleted, Status> {
         let _writer = self.write_lock();
         let current = self.stored(target)?;
         self.check_preconditions(target, &current, request)?;
-        if target.kind.storage == "namespaces" && ["default", "kube-system", "kube-public"].contains(&target.name()) {
+        if target.kind.storage == "namespaces"
+            && ["default", "kube-system", "kube-public"].contains(&target.name())
+        {
             let why = "this namespace may not be deleted";
-            return Err(Status::forbidden(&target.kind.group, &target.kind.plural, target.name(), why));
+            return Err(Status::forbidden(
+                &target.kind.group,
+                &target.kind.plural,
+                target.name(),
+                why,
+            ));
         }
         let grace = grace_of(&target.kind.storage, &current, request);
         let mut object = (*current).clone();
@@ -24,11 +36,17 @@ impl Api {
         let waits = grace > 0 || object::has_finalizers(&object);
         if !waits {
             if request.dry_run {
-                return Ok(Deleted { object: current, removed: true });
+                return Ok(Deleted {
+                    object: current,
+                    removed: true,
+                });
             }
             let object = self.store.remove(&target.kind.storage, object);
             (target.kind.hooks.stored)(self, &object, false)?;
-            return Ok(Deleted { object: Self::present(&target.kind, &object), removed: true });
+            return Ok(Deleted {
+                object: Self::present(&target.kind, &object),
+                removed: true,
+            });
         }
         let old_grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
         let shorter = old_grace.is_some_and(|old| grace < old);
@@ -45,11 +63,17 @@ impl Api {
             }
         }
         if request.dry_run || object == *current {
-            return Ok(Deleted { object: Self::present(&target.kind, &current), removed: false });
+            return Ok(Deleted {
+                object: Self::present(&target.kind, &current),
+                removed: false,
+            });
         }
         let object = self.store.put(&target.kind.storage, object);
         (target.kind.hooks.stored)(self, &object, true)?;
-        Ok(Deleted { object: Self::present(&target.kind, &object), removed: false })
+        Ok(Deleted {
+            object: Self::present(&target.kind, &object),
+            removed: false,
+        })
     }
 
     /// Deletes all that match, each as if alone; objects that vanish meanwhile are no error.
@@ -64,7 +88,10 @@ impl Api {
         let mut deleted = Vec::new();
         for item in page.items {
             let one = Target {
-                namespace: target.kind.namespaced.then(|| object::namespace(&item).to_owned()),
+                namespace: target
+                    .kind
+                    .namespaced
+                    .then(|| object::namespace(&item).to_owned()),
                 name: Some(object::name(&item).to_owned()),
                 ..target.clone()
             };
@@ -77,10 +104,16 @@ impl Api {
         Ok(deleted)
     }
 
-    fn check_preconditions(&self, target: &Target, current: &Value, request: &DeleteRequest) -> Result<(), Status> {
+    fn check_preconditions(
+        &self,
+        target: &Target,
+        current: &Value,
+        request: &DeleteRequest,
+    ) -> Result<(), Status> {
         let kind = &target.kind;
         let fail = |what: &str, asked: &str, is: &str| {
-            let why = format!("Precondition failed: {what} in precondition: {asked}, {what} in object meta: {is}");
+            let why =
+                format!("Precondition failed: {what} in precondition: {asked}, {what} in object meta: {is}");
             Err(Status::conflict(&kind.group, &kind.plural, target.name(), &why))
         };
         let uid = object::meta(current, "uid");
@@ -88,7 +121,11 @@ impl Api {
             return fail("UID", asked, uid);
         }
         let version = object::meta(current, "resourceVersion");
-        if let Some(asked) = request.resource_version.as_deref().filter(|asked| *asked != version) {
+        if let Some(asked) = request
+            .resource_version
+            .as_deref()
+            .filter(|asked| *asked != version)
+        {
             return fail("ResourceVersion", asked, version);
         }
         Ok(())
@@ -105,7 +142,9 @@ fn grace_of(storage: &str, object: &Value, request: &DeleteRequest) -> i64 {
     if !scheduled || finished {
         return 0;
     }
-    let own = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+    let own = object["spec"]["terminationGracePeriodSeconds"]
+        .as_i64()
+        .unwrap_or(30);
     request.grace_period_seconds.unwrap_or(own).max(0)
 }
 
@@ -116,10 +155,15 @@ fn add_propagation_finalizer(object: &mut Value, policy: Option<&str>) {
         Some("Orphan") => "orphan",
         _ => return,
     };
-    if items(&object["metadata"]["finalizers"]).iter().any(|f| f == finalizer) {
+    if items(&object["metadata"]["finalizers"])
+        .iter()
+        .any(|f| f == finalizer)
+    {
         return;
     }
-    let list = object::meta_mut(object).entry("finalizers").or_insert_with(|| Value::Array(Vec::new()));
+    let list = object::meta_mut(object)
+        .entry("finalizers")
+        .or_insert_with(|| Value::Array(Vec::new()));
     if let Value::Array(list) = list {
         list.push(finalizer.into());
     }

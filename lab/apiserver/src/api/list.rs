@@ -52,7 +52,11 @@ impl Api {
             .into_iter()
             .filter(|o| after.as_ref().is_none_or(|key| key_of(o) > *key))
             .filter(|o| labels.matches(o) && fields.matches(o));
-        let limit = if request.limit == 0 { usize::MAX } else { request.limit };
+        let limit = if request.limit == 0 {
+            usize::MAX
+        } else {
+            request.limit
+        };
         let items: Vec<Object> = matching.by_ref().take(limit).collect();
         let rest = matching.count();
         let continue_token = match items.last() {
@@ -62,7 +66,12 @@ impl Api {
         // With a selector the number is not known to the real server, and clients know that.
         let known = rest > 0 && request.labels.is_empty() && request.fields.is_empty();
         let items = items.iter().map(|o| Self::present(kind, o)).collect();
-        Ok(Page { items, revision, continue_token, remaining: known.then_some(rest) })
+        Ok(Page {
+            items,
+            revision,
+            continue_token,
+            remaining: known.then_some(rest),
+        })
     }
 }
 
@@ -79,7 +88,10 @@ fn read_token(text: &str) -> Result<(u64, Key), Status> {
     let parse = || {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let token: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-        Some((token["rv"].as_u64()?, Key::new(token["ns"].as_str()?, token["name"].as_str()?)))
+        Some((
+            token["rv"].as_u64()?,
+            Key::new(token["ns"].as_str()?, token["name"].as_str()?),
+        ))
     };
     parse().ok_or_else(|| Status::bad_request("continue key is not valid: it was not made by this server"))
 }

@@ -26,7 +26,11 @@ pub(super) fn create(
         ("serviceaccounts", Some("token")) => token(api, target, body)?,
         _ => return Err(Status::method_not_allowed()),
     };
-    Ok(Written { object: object.into(), created: true, warnings: Vec::new() })
+    Ok(Written {
+        object: object.into(),
+        created: true,
+        warnings: Vec::new(),
+    })
 }
 
 fn success() -> Value {
@@ -35,12 +39,20 @@ fn success() -> Value {
 
 fn bind(api: &Api, target: &Target, body: &Value, options: &WriteOptions) -> Result<Value, Status> {
     let Some(node) = body["target"]["name"].as_str().filter(|n| !n.is_empty()) else {
-        return Err(Status::invalid("", "Binding", target.name(), vec![Cause::required("target.name", "")]));
+        return Err(Status::invalid(
+            "",
+            "Binding",
+            target.name(),
+            vec![Cause::required("target.name", "")],
+        ));
     };
     let _writer = api.write_lock();
     let current = api.stored(target)?;
     if object::is_terminating(&current) {
-        let why = format!("pod {} is being deleted, cannot be assigned to a host", target.name());
+        let why = format!(
+            "pod {} is being deleted, cannot be assigned to a host",
+            target.name()
+        );
         return Err(Status::conflict("", "pods/binding", target.name(), &why));
     }
     if let Some(assigned) = current["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
@@ -49,9 +61,12 @@ fn bind(api: &Api, target: &Target, body: &Value, options: &WriteOptions) -> Res
     }
     let mut pod = (*current).clone();
     pod["spec"]["nodeName"] = node.into();
-    set_condition(&mut pod, json!({
-        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": object::now(),
-    }));
+    set_condition(
+        &mut pod,
+        json!({
+            "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": object::now(),
+        }),
+    );
     if !options.dry_run {
         api.put_unchecked(&target.kind, pod)?;
     }
@@ -60,7 +75,9 @@ fn bind(api: &Api, target: &Target, body: &Value, options: &WriteOptions) -> Res
 
 fn set_condition(object: &mut Value, condition: Value) {
     let status = object::map_mut(&mut object["status"]);
-    let list = status.entry("conditions").or_insert_with(|| Value::Array(Vec::new()));
+    let list = status
+        .entry("conditions")
+        .or_insert_with(|| Value::Array(Vec::new()));
     if let Value::Array(list) = list {
         list.retain(|c| c["type"] != condition["type"]);
         list.push(condition);
@@ -68,9 +85,17 @@ fn set_condition(object: &mut Value, condition: Value) {
 }
 
 /// Deletes a pod unless a PodDisruptionBudget that selects it has no disruption left.
-fn evict(api: &Api, user: &User, target: &Target, body: &Value, options: &WriteOptions) -> Result<Value, Status> {
+fn evict(
+    api: &Api,
+    user: &User,
+    target: &Target,
+    body: &Value,
+    options: &WriteOptions,
+) -> Result<Value, Status> {
     let pod = api.stored(target)?;
-    let (budgets, _) = api.store.list("poddisruptionbudgets.policy", target.namespace.as_deref());
+    let (budgets, _) = api
+        .store
+        .list("poddisruptionbudgets.policy", target.namespace.as_deref());
     let selecting = budgets.iter().find(|budget| {
         selector_text(&budget["spec"]["selector"])
             .and_then(|text| LabelSelector::parse(&text).ok())
@@ -82,7 +107,10 @@ fn evict(api: &Api, user: &User, target: &Target, body: &Value, options: &WriteO
         if let Some(details) = &mut status.details {
             details.causes.push(Cause {
                 reason: "DisruptionBudget",
-                message: format!("The disruption budget {} does not allow a disruption now", object::name(budget)),
+                message: format!(
+                    "The disruption budget {} does not allow a disruption now",
+                    object::name(budget)
+                ),
                 field: String::new(),
             });
         }
@@ -92,11 +120,16 @@ fn evict(api: &Api, user: &User, target: &Target, body: &Value, options: &WriteO
     let request = DeleteRequest {
         grace_period_seconds: wish["gracePeriodSeconds"].as_i64(),
         uid: wish["preconditions"]["uid"].as_str().map(str::to_owned),
-        resource_version: wish["preconditions"]["resourceVersion"].as_str().map(str::to_owned),
+        resource_version: wish["preconditions"]["resourceVersion"]
+            .as_str()
+            .map(str::to_owned),
         propagation_policy: wish["propagationPolicy"].as_str().map(str::to_owned),
         dry_run: options.dry_run,
     };
-    let whole = Target { subresource: None, ..target.clone() };
+    let whole = Target {
+        subresource: None,
+        ..target.clone()
+    };
     api.delete(user, &whole, &request)?;
     Ok(success())
 }
@@ -105,12 +138,20 @@ fn evict(api: &Api, user: &User, target: &Target, body: &Value, options: &WriteO
 fn token(api: &Api, target: &Target, mut body: Value) -> Result<Value, Status> {
     let account = api.stored(target)?;
     let spec = body["spec"].clone();
-    let audiences: Vec<String> = items(&spec["audiences"]).iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    let audiences: Vec<String> = items(&spec["audiences"])
+        .iter()
+        .filter_map(|a| a.as_str().map(str::to_owned))
+        .collect();
     let seconds = spec["expirationSeconds"].as_i64().unwrap_or(3600);
     if seconds < 600 {
         let detail = "may not specify a duration less than 10 minutes";
         let cause = Cause::invalid("spec.expirationSeconds", &seconds.into(), detail);
-        return Err(Status::invalid("authentication.k8s.io", "TokenRequest", target.name(), vec![cause]));
+        return Err(Status::invalid(
+            "authentication.k8s.io",
+            "TokenRequest",
+            target.name(),
+            vec![cause],
+        ));
     }
     let pod = &spec["boundObjectRef"];
     let bound = match (pod["kind"].as_str(), pod["name"].as_str()) {
@@ -118,7 +159,10 @@ fn token(api: &Api, target: &Target, mut body: Value) -> Result<Value, Status> {
             let found = api
                 .peek("pods", object::namespace(&account), name)
                 .ok_or_else(|| Status::not_found("", "pods", name))?;
-            if pod["uid"].as_str().is_some_and(|uid| !uid.is_empty() && uid != object::meta(&found, "uid")) {
+            if pod["uid"]
+                .as_str()
+                .is_some_and(|uid| !uid.is_empty() && uid != object::meta(&found, "uid"))
+            {
                 let why = format!(
                     "the UID in the bound object reference ({}) does not match the UID in record. \
                      The object might have been deleted and then recreated",
@@ -150,7 +194,9 @@ fn token(api: &Api, target: &Target, mut body: Value) -> Result<Value, Status> {
 }
 
 fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
-    path.split('.').filter(|p| !p.is_empty()).fold(object, |v, step| &v[step])
+    path.split('.')
+        .filter(|p| !p.is_empty())
+        .fold(object, |v, step| &v[step])
 }
 
 fn no_scale() -> Status {
@@ -171,7 +217,10 @@ pub(super) fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
         "status": {"replicas": at(object, &paths.status).as_i64().unwrap_or(0)},
     });
     let selector = at(object, &paths.selector);
-    let text = selector.as_str().map(str::to_owned).or_else(|| selector_text(selector));
+    let text = selector
+        .as_str()
+        .map(str::to_owned)
+        .or_else(|| selector_text(selector));
     if let Some(text) = text {
         scale["status"]["selector"] = text.into();
     }
@@ -183,8 +232,17 @@ pub(super) fn with_scale(kind: &Kind, current: &Value, scale: &Value) -> Result<
     let paths = kind.scale.as_ref().ok_or_else(no_scale)?;
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
-        let cause = Cause::invalid("spec.replicas", &replicas.into(), "must be greater than or equal to 0");
-        return Err(Status::invalid("autoscaling", "Scale", object::name(current), vec![cause]));
+        let cause = Cause::invalid(
+            "spec.replicas",
+            &replicas.into(),
+            "must be greater than or equal to 0",
+        );
+        return Err(Status::invalid(
+            "autoscaling",
+            "Scale",
+            object::name(current),
+            vec![cause],
+        ));
     }
     let mut object = current.clone();
     let mut place = &mut object;
@@ -204,11 +262,19 @@ pub(crate) fn selector_text(selector: &Value) -> Option<String> {
     let selector = selector.as_object()?;
     let mut parts = Vec::new();
     if let Some(labels) = selector.get("matchLabels").and_then(Value::as_object) {
-        parts.extend(labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())));
+        parts.extend(
+            labels
+                .iter()
+                .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())),
+        );
     }
     for expression in selector.get("matchExpressions").map(items).unwrap_or_default() {
         let key = expression["key"].as_str().unwrap_or_default();
-        let values = items(&expression["values"]).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
+        let values = items(&expression["values"])
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(",");
         parts.push(match expression["operator"].as_str().unwrap_or_default() {
             "In" => format!("{key} in ({values})"),
             "NotIn" => format!("{key} notin ({values})"),

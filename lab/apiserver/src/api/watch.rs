@@ -43,7 +43,9 @@ struct View {
 
 impl View {
     fn selects(&self, object: &Value) -> bool {
-        self.namespace.as_ref().is_none_or(|n| crate::object::namespace(object) == n)
+        self.namespace
+            .as_ref()
+            .is_none_or(|n| crate::object::namespace(object) == n)
             && self.labels.matches(object)
             && self.fields.matches(object)
     }
@@ -92,7 +94,12 @@ impl Api {
         let (labels, fields) = Self::selectors(kind, &request.labels, &request.fields)?;
         // Subscribed before the first look, so that nothing falls between.
         let news = self.store.subscribe(&kind.storage);
-        let view = View { kind: kind.clone(), namespace: target.namespace.clone(), labels, fields };
+        let view = View {
+            kind: kind.clone(),
+            namespace: target.namespace.clone(),
+            labels,
+            fields,
+        };
         let mut initial = Vec::new();
         let cursor = match request.from.filter(|r| *r != 0 && !request.initial_events) {
             Some(from) => {
@@ -121,7 +128,9 @@ impl Api {
             deadline: request.timeout.map(|t| Instant::now() + t),
             ended: false,
         };
-        Ok(stream::iter(initial).chain(stream::unfold(follow, Follow::next).flat_map(stream::iter)).boxed())
+        Ok(stream::iter(initial)
+            .chain(stream::unfold(follow, Follow::next).flat_map(stream::iter))
+            .boxed())
     }
 }
 
@@ -149,7 +158,11 @@ impl Follow {
                 }
                 Ok((changes, next)) => {
                     self.cursor = next;
-                    let events: Vec<_> = changes.iter().filter_map(|c| self.view.event(c)).map(Ok).collect();
+                    let events: Vec<_> = changes
+                        .iter()
+                        .filter_map(|c| self.view.event(c))
+                        .map(Ok)
+                        .collect();
                     if !events.is_empty() {
                         return Some((events, self));
                     }

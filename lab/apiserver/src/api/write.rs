@@ -40,14 +40,20 @@ impl Api {
         let warnings = decode(&target.kind, &mut object, options.field_validation)?;
         let _writer = self.write_lock();
         let object = self.insert(target, object, options)?;
-        Ok(Written { object, created: true, warnings })
+        Ok(Written {
+            object,
+            created: true,
+            warnings,
+        })
     }
 
     /// The second half of a creation: `object` is decoded, the writer lock is held.
     fn insert(&self, target: &Target, mut object: Value, options: &WriteOptions) -> Result<Object, Status> {
         let kind = &target.kind;
         if !object::meta(&object, "resourceVersion").is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         place(target, &mut object)?;
         self.check_namespace(target, object::name(&object))?;
@@ -65,20 +71,30 @@ impl Api {
         let meta = object::meta_mut(&mut object);
         meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
         meta.insert("creationTimestamp".into(), object::now().into());
-        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+        for field in [
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+            "generation",
+        ] {
             meta.remove(field);
         }
         (kind.hooks.to_stored)(&mut object);
         if has_generation(kind) {
             object::meta_mut(&mut object).insert("generation".into(), 1.into());
         }
-        if kind.status {
+        // A kubelet registers its node with the status; everything else starts without one.
+        if kind.status && kind.storage != "nodes" {
             object::map_mut(&mut object).remove("status");
         }
         (kind.hooks.defaults)(&mut object);
         validate::name(kind, &object)?;
         if self.store.get(&kind.storage, &key(&object)).is_some() {
-            return Err(Status::already_exists(&kind.group, &kind.plural, object::name(&object)));
+            return Err(Status::already_exists(
+                &kind.group,
+                &kind.plural,
+                object::name(&object),
+            ));
         }
         (kind.hooks.admit)(self, &mut object, None)?;
         check(kind, &object, None)?;
@@ -102,12 +118,20 @@ impl Api {
         let current = self.stored(target)?;
         if target.subresource.as_deref() == Some("scale") {
             let object = self.rescale(target, &current, &body, options)?;
-            return Ok(Written { object, created: false, warnings: Vec::new() });
+            return Ok(Written {
+                object,
+                created: false,
+                warnings: Vec::new(),
+            });
         }
         let mut object = body;
         let warnings = decode(&target.kind, &mut object, options.field_validation)?;
         let object = self.replace(target, &current, object, options)?;
-        Ok(Written { object, created: false, warnings })
+        Ok(Written {
+            object,
+            created: false,
+            warnings,
+        })
     }
 
     pub(crate) fn patch(
@@ -136,7 +160,11 @@ impl Api {
             let scale = subresource::scale_of(kind, &current)?;
             let patched = patch::apply(format, None, scale, &body)?;
             let object = self.rescale(target, &current, &patched, options)?;
-            return Ok(Written { object, created: false, warnings: Vec::new() });
+            return Ok(Written {
+                object,
+                created: false,
+                warnings: Vec::new(),
+            });
         }
         let shown = (*Self::present(kind, &current)).clone();
         let types = match &kind.fields {
@@ -146,7 +174,11 @@ impl Api {
         let mut object = patch::apply(format, types, shown, &body)?;
         let warnings = decode(kind, &mut object, options.field_validation)?;
         let object = self.replace(target, &current, object, options)?;
-        Ok(Written { object, created: false, warnings })
+        Ok(Written {
+            object,
+            created: false,
+            warnings,
+        })
     }
 
     fn apply(
@@ -161,14 +193,24 @@ impl Api {
         if config["metadata"]["managedFields"].is_array() {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
-        let owner = patch::managed::Applied { manager: &options.field_manager, config: config.clone() };
+        let owner = patch::managed::Applied {
+            manager: &options.field_manager,
+            config: config.clone(),
+        };
         let current = match found {
             Ok(current) => current,
             Err(_) if target.subresource.is_some() => return Err(target.not_found()),
             Err(_) => {
                 place(target, &mut config)?;
                 object::meta_mut(&mut config).insert("name".into(), target.name().into());
-                let mut object = self.insert(target, config, &WriteOptions { dry_run: true, ..options.clone() })?;
+                let mut object = self.insert(
+                    target,
+                    config,
+                    &WriteOptions {
+                        dry_run: true,
+                        ..options.clone()
+                    },
+                )?;
                 if !options.dry_run {
                     let mut owned = (*object).clone();
                     (kind.hooks.to_stored)(&mut owned);
@@ -177,14 +219,22 @@ impl Api {
                     (kind.hooks.stored)(self, &stored, true)?;
                     object = Self::present(kind, &stored);
                 }
-                return Ok(Written { object, created: true, warnings });
+                return Ok(Written {
+                    object,
+                    created: true,
+                    warnings,
+                });
             }
         };
         let shown = (*Self::present(kind, &current)).clone();
         let mut object = patch::managed::merge(kind, shown, &owner);
         decode(kind, &mut object, options.field_validation)?;
         let object = self.replace_as(target, &current, object, options, Some(&owner))?;
-        Ok(Written { object, created: false, warnings })
+        Ok(Written {
+            object,
+            created: false,
+            warnings,
+        })
     }
 
     /// Stores a changed object: what may not change is taken from `current`. The writer lock is held.
@@ -266,8 +316,14 @@ impl Api {
         if options.dry_run {
             return Ok(Self::present(kind, &object.into()));
         }
-        let graceful = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
-        if object::is_terminating(&object) && !object::has_finalizers(&object) && !(kind.storage == "pods" && graceful) {
+        let graceful = object["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or(0)
+            > 0;
+        if object::is_terminating(&object)
+            && !object::has_finalizers(&object)
+            && !(kind.storage == "pods" && graceful)
+        {
             let last = self.store.remove(&kind.storage, object);
             (kind.hooks.stored)(self, &last, false)?;
             return Ok(Self::present(kind, &last));
@@ -285,19 +341,25 @@ impl Api {
         options: &WriteOptions,
     ) -> Result<Object, Status> {
         let object = subresource::with_scale(&target.kind, current, scale)?;
-        let whole = Target { subresource: None, ..target.clone() };
+        let whole = Target {
+            subresource: None,
+            ..target.clone()
+        };
         let stored = self.replace(&whole, current, object, options)?;
         subresource::scale_of(&target.kind, &stored).map(Into::into)
     }
 
     /// Objects can only be made in a namespace that is there and stays.
     fn check_namespace(&self, target: &Target, name: &str) -> Result<(), Status> {
-        let Some(namespace) = target.namespace.as_deref().filter(|_| target.kind.namespaced) else { return Ok(()) };
+        let Some(namespace) = target.namespace.as_deref().filter(|_| target.kind.namespaced) else {
+            return Ok(());
+        };
         match self.peek("namespaces", "", namespace) {
             None => Err(Status::not_found("", "namespaces", namespace)),
             Some(found) if object::is_terminating(&found) => {
-                let why =
-                    format!("unable to create new content in namespace {namespace} because it is being terminated");
+                let why = format!(
+                    "unable to create new content in namespace {namespace} because it is being terminated"
+                );
                 let mut status = Status::forbidden(&target.kind.group, &target.kind.plural, name, &why);
                 if let Some(details) = &mut status.details {
                     details.causes.push(Cause {
@@ -321,7 +383,16 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Status>
         crate::crd::check(schema, object, "", &mut causes);
     }
     (kind.hooks.validate)(object, old, &mut causes);
-    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(&kind.group, &kind.kind, object::name(object), causes)) }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid(
+            &kind.group,
+            &kind.kind,
+            object::name(object),
+            causes,
+        ))
+    }
 }
 
 /// Sets the namespace from the path.
@@ -338,9 +409,9 @@ fn place(target: &Target, object: &mut Value) -> Result<(), Status> {
             meta.insert("namespace".into(), namespace.as_str().into());
             Ok(())
         }
-        Some(_) => {
-            Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
-        }
+        Some(_) => Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
     }
 }
 
@@ -376,7 +447,8 @@ fn keep_system_fields(object: &mut Value, current: &Value) {
     let empty: Vec<String> = meta
         .iter()
         .filter(|(key, v)| {
-            matches!(key.as_str(), "labels" | "annotations") && v.as_object().is_some_and(serde_json::Map::is_empty)
+            matches!(key.as_str(), "labels" | "annotations")
+                && v.as_object().is_some_and(serde_json::Map::is_empty)
                 || key.as_str() == "finalizers" && items(v).is_empty()
         })
         .map(|(key, _)| key.clone())
@@ -408,7 +480,12 @@ fn has_generation(kind: &Kind) -> bool {
     kind.custom
         || matches!(
             kind.group.as_str(),
-            "apps" | "networking.k8s.io" | "policy" | "scheduling.k8s.io" | "apiextensions.k8s.io" | "discovery.k8s.io"
+            "apps"
+                | "networking.k8s.io"
+                | "policy"
+                | "scheduling.k8s.io"
+                | "apiextensions.k8s.io"
+                | "discovery.k8s.io"
         )
 }
 

@@ -33,7 +33,11 @@ pub(crate) fn decode(schema: &Value, object: &mut Value) -> Result<Vec<String>, 
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 fn prune(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<String>, root: bool) {
@@ -75,7 +79,13 @@ fn prune(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<String
         }
         Value::Array(list) => {
             for (index, item) in list.iter_mut().enumerate() {
-                prune(&schema["items"], item, &format!("{path}[{index}]"), unknown, false);
+                prune(
+                    &schema["items"],
+                    item,
+                    &format!("{path}[{index}]"),
+                    unknown,
+                    false,
+                );
             }
         }
         _ => {}
@@ -109,13 +119,35 @@ pub(crate) fn check(schema: &Value, value: &Value, path: &str, causes: &mut Vec<
             for (index, item) in list.iter().enumerate() {
                 check(&schema["items"], item, &format!("{path}[{index}]"), causes);
             }
-            bounds(schema, value, field, list.len(), ("minItems", "maxItems"), "items", causes);
+            bounds(
+                schema,
+                value,
+                field,
+                list.len(),
+                ("minItems", "maxItems"),
+                "items",
+                causes,
+            );
         }
         Value::String(text) => {
-            bounds(schema, value, field, text.chars().count(), ("minLength", "maxLength"), "chars long", causes);
-            let pattern = schema["pattern"].as_str().and_then(|p| Some((p, regex::Regex::new(p).ok()?)));
+            bounds(
+                schema,
+                value,
+                field,
+                text.chars().count(),
+                ("minLength", "maxLength"),
+                "chars long",
+                causes,
+            );
+            let pattern = schema["pattern"]
+                .as_str()
+                .and_then(|p| Some((p, regex::Regex::new(p).ok()?)));
             if let Some((pattern, _)) = pattern.filter(|(_, regex)| !regex.is_match(text)) {
-                causes.push(Cause::invalid(field, value, &format!("{field} in body should match '{pattern}'")));
+                causes.push(Cause::invalid(
+                    field,
+                    value,
+                    &format!("{field} in body should match '{pattern}'"),
+                ));
             }
         }
         Value::Number(number) => range(schema, number.as_f64().unwrap_or(0.0), value, field, causes),
@@ -154,7 +186,9 @@ fn has_type(schema: &Value, value: &Value) -> bool {
         Some("array") => value.is_array(),
         Some("string") => value.is_string(),
         Some("boolean") => value.is_boolean(),
-        Some("integer") => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|f| f.fract() == 0.0),
+        Some("integer") => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|f| f.fract() == 0.0)
+        }
         Some("number") => value.is_number(),
         _ => true,
     }
@@ -196,15 +230,31 @@ fn range(schema: &Value, number: f64, value: &Value, field: &str, causes: &mut V
     if let Some(least) = schema["minimum"].as_f64() {
         let exclusive = schema["exclusiveMinimum"] == true;
         if number < least || exclusive && number <= least {
-            let word = if exclusive { "greater than" } else { "greater than or equal to" };
-            causes.push(Cause::invalid(field, value, &format!("{field} in body should be {word} {least}")));
+            let word = if exclusive {
+                "greater than"
+            } else {
+                "greater than or equal to"
+            };
+            causes.push(Cause::invalid(
+                field,
+                value,
+                &format!("{field} in body should be {word} {least}"),
+            ));
         }
     }
     if let Some(most) = schema["maximum"].as_f64() {
         let exclusive = schema["exclusiveMaximum"] == true;
         if number > most || exclusive && number >= most {
-            let word = if exclusive { "less than" } else { "less than or equal to" };
-            causes.push(Cause::invalid(field, value, &format!("{field} in body should be {word} {most}")));
+            let word = if exclusive {
+                "less than"
+            } else {
+                "less than or equal to"
+            };
+            causes.push(Cause::invalid(
+                field,
+                value,
+                &format!("{field} in body should be {word} {most}"),
+            ));
         }
     }
 }

@@ -22,7 +22,8 @@ pub(crate) fn event(object: &mut Value) {
         map.entry(field).or_insert_with(|| "".into());
     }
     for field in ["source", "involvedObject"] {
-        map.entry(field).or_insert_with(|| Value::Object(serde_json::Map::new()));
+        map.entry(field)
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
     }
 }
 

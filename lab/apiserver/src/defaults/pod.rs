@@ -23,7 +23,10 @@ pub(super) fn spec(spec: &mut Value) {
     default_to(spec, "terminationGracePeriodSeconds", 30);
     default_to(spec, "securityContext", Value::Object(Map::new()));
     // The old name is still shown beside the new one.
-    let name = spec["serviceAccountName"].as_str().or_else(|| spec["serviceAccount"].as_str()).map(str::to_owned);
+    let name = spec["serviceAccountName"]
+        .as_str()
+        .or_else(|| spec["serviceAccount"].as_str())
+        .map(str::to_owned);
     if let Some(name) = name {
         default_to(spec, "serviceAccountName", name.as_str());
         let name = spec["serviceAccountName"].clone();
@@ -47,7 +50,11 @@ pub(super) fn spec(spec: &mut Value) {
 fn container(one: &mut Value, host_network: bool) {
     if one["imagePullPolicy"].is_null() {
         let image = one["image"].as_str().unwrap_or_default();
-        let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
+        let policy = if is_latest(image) {
+            "Always"
+        } else {
+            "IfNotPresent"
+        };
         map_mut(one).insert("imagePullPolicy".into(), policy.into());
     }
     default_to(one, "terminationMessagePath", "/dev/termination-log");
@@ -75,7 +82,10 @@ fn container(one: &mut Value, host_network: bool) {
         }
     }
     // What is limited and not requested is requested.
-    let limits = one["resources"]["limits"].as_object().cloned().unwrap_or_default();
+    let limits = one["resources"]["limits"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
     if !limits.is_empty() {
         let requests = map_mut(&mut one["resources"]["requests"]);
         for (name, value) in limits {
@@ -150,7 +160,11 @@ fn tidy(object: &mut Value, field: &str) {
 
 /// Guaranteed, Burstable or BestEffort, from requests and limits of processor and memory.
 fn quality(spec: &Value) -> &'static str {
-    let containers = || items(&spec["containers"]).iter().chain(items(&spec["initContainers"]));
+    let containers = || {
+        items(&spec["containers"])
+            .iter()
+            .chain(items(&spec["initContainers"]))
+    };
     let counted = ["cpu", "memory"];
     let has = |one: &Value, part: &str| counted.iter().any(|r| !one["resources"][part][*r].is_null());
     if !containers().any(|c| has(c, "requests") || has(c, "limits")) {
@@ -163,5 +177,9 @@ fn quality(spec: &Value) -> &'static str {
             value(limit).is_some() && (request.is_null() || value(limit) == value(request))
         })
     };
-    if containers().all(equal) { "Guaranteed" } else { "Burstable" }
+    if containers().all(equal) {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
 }

@@ -9,7 +9,10 @@ pub(crate) fn service(object: &mut Value) {
     default_to(spec, "type", "ClusterIP");
     default_to(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"].is_null() {
-        map_mut(spec).insert("sessionAffinityConfig".into(), json!({"clientIP": {"timeoutSeconds": 10800}}));
+        map_mut(spec).insert(
+            "sessionAffinityConfig".into(),
+            json!({"clientIP": {"timeoutSeconds": 10800}}),
+        );
     }
     if spec["type"] != "ExternalName" {
         default_to(spec, "internalTrafficPolicy", "Cluster");
@@ -24,7 +27,9 @@ pub(crate) fn service(object: &mut Value) {
         for port in items_mut(ports) {
             default_to(port, "protocol", "TCP");
             let number = port["port"].clone();
-            let target = map_mut(port).entry("targetPort").or_insert_with(|| number.clone());
+            let target = map_mut(port)
+                .entry("targetPort")
+                .or_insert_with(|| number.clone());
             if *target == json!(0) || *target == json!("") {
                 *target = number;
             }

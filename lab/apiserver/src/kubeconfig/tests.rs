@@ -26,7 +26,10 @@ fn entry() -> Entry {
         context: "kind-kind".into(),
         server: "https://127.0.0.1:1".into(),
         ca_certificate: "ca".into(),
-        client: ClientCertificate { certificate: "c".into(), key: "k".into() },
+        client: ClientCertificate {
+            certificate: "c".into(),
+            key: "k".into(),
+        },
     }
 }
 
@@ -45,7 +48,10 @@ fn other_contexts_survive_and_come_back() {
     merge(&path, &entry()).unwrap();
     let merged = load(&path);
     assert_eq!(merged["current-context"], "kind-kind");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     for list in ["clusters", "contexts", "users"] {
         assert_eq!(merged[list][0], before[list][0], "{list}");
         assert_eq!(items(&merged[list]).len(), 2, "{list}");
@@ -73,7 +79,9 @@ fn what_is_current_now_stays_current() {
     let path = directory.path().join("config");
     std::fs::write(&path, OTHER).unwrap();
     merge(&path, &entry()).unwrap();
-    let changed = std::fs::read_to_string(&path).unwrap().replace("current-context: kind-kind", "current-context: work");
+    let changed = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("current-context: kind-kind", "current-context: work");
     std::fs::write(&path, changed).unwrap();
     remove(&path, "kind-kind").unwrap();
     assert_eq!(load(&path)["current-context"], "work");

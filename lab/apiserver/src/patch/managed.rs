@@ -25,7 +25,9 @@ pub(crate) fn merge(kind: &Kind, mut object: Value, applied: &Applied<'_>) -> Va
     let mut config = applied.config.clone();
     object::meta_mut(&mut config).remove("managedFields");
     let entries = items(&object["metadata"]["managedFields"]);
-    let before = entries.iter().find(|e| e["manager"] == applied.manager && e["operation"] == "Apply");
+    let before = entries
+        .iter()
+        .find(|e| e["manager"] == applied.manager && e["operation"] == "Apply");
     if let Some(before) = before.map(|e| e["fieldsV1"].clone()) {
         let now = fields(types, &config);
         remove_dropped(types, &mut object, &before, &now);
@@ -42,7 +44,9 @@ pub(crate) fn record(
     _writer: &str,
     applied: Option<&Applied<'_>>,
 ) {
-    let mut entries = current.map(|c| items(&c["metadata"]["managedFields"]).to_vec()).unwrap_or_default();
+    let mut entries = current
+        .map(|c| items(&c["metadata"]["managedFields"]).to_vec())
+        .unwrap_or_default();
     if let Some(applied) = applied {
         let types = match &kind.fields {
             Fields::Builtin(def) => Some(*def),
@@ -50,7 +54,10 @@ pub(crate) fn record(
         };
         let own = |e: &Value| e["manager"] == applied.manager && e["operation"] == "Apply";
         let fields = fields(types, &applied.config);
-        let same = entries.iter().find(|e| own(e)).is_some_and(|e| e["fieldsV1"] == fields);
+        let same = entries
+            .iter()
+            .find(|e| own(e))
+            .is_some_and(|e| e["fieldsV1"] == fields);
         if !same {
             entries.retain(|e| !own(e));
             entries.push(json!({
@@ -75,7 +82,14 @@ fn fields(types: Option<&'static TypeDef>, config: &Value) -> Value {
         map.remove(system);
     }
     if let Some(Value::Object(meta)) = map.get_mut("f:metadata") {
-        for system in ["f:name", "f:namespace", "f:uid", "f:resourceVersion", "f:creationTimestamp", "f:generation"] {
+        for system in [
+            "f:name",
+            "f:namespace",
+            "f:uid",
+            "f:resourceVersion",
+            "f:creationTimestamp",
+            "f:generation",
+        ] {
             meta.remove(system);
         }
         if meta.is_empty() {
@@ -86,7 +100,9 @@ fn fields(types: Option<&'static TypeDef>, config: &Value) -> Value {
 }
 
 fn field_set(types: Option<&'static TypeDef>, value: &Value) -> Value {
-    let Value::Object(map) = value else { return json!({}) };
+    let Value::Object(map) = value else {
+        return json!({});
+    };
     let mut out = Map::new();
     for (key, value) in map {
         let inner = types.and_then(|t| t.member(key));
@@ -116,9 +132,13 @@ fn element_key(merge_key: &str, item: &Value) -> String {
 
 /// Removes what `before` names and `now` does not.
 fn remove_dropped(types: Option<&'static TypeDef>, object: &mut Value, before: &Value, now: &Value) {
-    let (Some(before), Value::Object(map)) = (before.as_object(), object) else { return };
+    let (Some(before), Value::Object(map)) = (before.as_object(), object) else {
+        return;
+    };
     for (key, set) in before {
-        let Some(field) = key.strip_prefix("f:") else { continue };
+        let Some(field) = key.strip_prefix("f:") else {
+            continue;
+        };
         let inner = types.and_then(|t| t.member(field));
         match now.get(key) {
             None if set.as_object().is_none_or(Map::is_empty) => {
@@ -147,9 +167,19 @@ fn remove_dropped(types: Option<&'static TypeDef>, object: &mut Value, before: &
     }
 }
 
-fn drop_elements(inner: Option<&'static TypeDef>, list: &mut Vec<Value>, merge_key: &str, set: &Value, kept: &Value) {
+fn drop_elements(
+    inner: Option<&'static TypeDef>,
+    list: &mut Vec<Value>,
+    merge_key: &str,
+    set: &Value,
+    kept: &Value,
+) {
     let name = |item: &Value| {
-        if merge_key.is_empty() { format!("v:{item}") } else { element_key(merge_key, item) }
+        if merge_key.is_empty() {
+            format!("v:{item}")
+        } else {
+            element_key(merge_key, item)
+        }
     };
     list.retain(|item| set.get(name(item)).is_none() || kept.get(name(item)).is_some());
     for item in list {
@@ -174,11 +204,17 @@ fn overlay(types: Option<&'static TypeDef>, object: &mut Value, config: &Value) 
             }
             (Value::Object(_), _) => overlay(inner, map.entry(key.as_str()).or_insert(Value::Null), value),
             (Value::Array(elements), Some(merge_key)) => {
-                let place = map.entry(key.as_str()).or_insert_with(|| Value::Array(Vec::new()));
+                let place = map
+                    .entry(key.as_str())
+                    .or_insert_with(|| Value::Array(Vec::new()));
                 let Value::Array(list) = place else { continue };
                 for element in elements {
                     let same = |old: &&mut Value| {
-                        if merge_key.is_empty() { **old == *element } else { old[merge_key] == element[merge_key] }
+                        if merge_key.is_empty() {
+                            **old == *element
+                        } else {
+                            old[merge_key] == element[merge_key]
+                        }
                     };
                     match list.iter_mut().find(same) {
                         Some(old) => overlay(inner, old, element),

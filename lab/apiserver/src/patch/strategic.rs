@@ -51,7 +51,9 @@ pub(super) fn merge(def: Option<&'static TypeDef>, target: &mut Value, patch: &V
     }
     // An order may come without elements to change.
     for (key, order) in patch {
-        let Some(field) = key.strip_prefix(ORDER) else { continue };
+        let Some(field) = key.strip_prefix(ORDER) else {
+            continue;
+        };
         if let Some(Value::Array(list)) = map.get_mut(field) {
             let merge_key = def.and_then(|d| d.merge_key(field));
             sort(list, merge_key.unwrap_or_default(), items(order));
@@ -140,7 +142,13 @@ fn merge_list(
 
 /// Puts the elements that `order` names into that order; the others stay behind the element that they followed.
 fn sort(list: &mut Vec<Value>, merge_key: &str, order: &[Value]) {
-    let identity = |item: &Value| if merge_key.is_empty() { item.clone() } else { item[merge_key].clone() };
+    let identity = |item: &Value| {
+        if merge_key.is_empty() {
+            item.clone()
+        } else {
+            item[merge_key].clone()
+        }
+    };
     let rank = |item: &Value| order.iter().position(|o| identity(o) == identity(item));
     let mut last = None;
     let mut keyed: Vec<(Option<usize>, usize, Value)> = std::mem::take(list)
@@ -169,7 +177,10 @@ fn without_directives(value: Value) -> Value {
                 .collect(),
         ),
         Value::Array(list) => Value::Array(
-            list.into_iter().filter(|item| item[DIRECTIVE] != "delete").map(without_directives).collect(),
+            list.into_iter()
+                .filter(|item| item[DIRECTIVE] != "delete")
+                .map(without_directives)
+                .collect(),
         ),
         plain => plain,
     }

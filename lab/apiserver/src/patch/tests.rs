@@ -86,16 +86,28 @@ fn strategic_rows() {
 #[test]
 fn broken_strategic_patches_are_refused() {
     let object = json!({"spec": {"containers": [{"name": "a"}]}});
-    for patch in [json!({"spec": {"containers": [{"image": "x"}]}}), json!({"$patch": "explode"}), json!([1])] {
-        assert_eq!(strategic("Pod", object.clone(), &patch).map_err(|s| s.code), Err(400), "{patch}");
+    for patch in [
+        json!({"spec": {"containers": [{"image": "x"}]}}),
+        json!({"$patch": "explode"}),
+        json!([1]),
+    ] {
+        assert_eq!(
+            strategic("Pod", object.clone(), &patch).map_err(|s| s.code),
+            Err(400),
+            "{patch}"
+        );
     }
 }
 
 #[test]
 fn json_patch_rows() {
     let object = json!({"a": {"b": 1}});
-    let patch = json!([{"op": "replace", "path": "/a/b", "value": 2}, {"op": "add", "path": "/c", "value": []}]);
-    assert_eq!(apply(PatchKind::Json, None, object.clone(), &patch), Ok(json!({"a": {"b": 2}, "c": []})));
+    let patch =
+        json!([{"op": "replace", "path": "/a/b", "value": 2}, {"op": "add", "path": "/c", "value": []}]);
+    assert_eq!(
+        apply(PatchKind::Json, None, object.clone(), &patch),
+        Ok(json!({"a": {"b": 2}, "c": []}))
+    );
     let rows = [
         (json!([{"op": "remove", "path": "/nothing"}]), 422),
         (json!([{"op": "test", "path": "/a/b", "value": 9}]), 422),
@@ -103,13 +115,20 @@ fn json_patch_rows() {
         (json!([{"op": "explode", "path": "/a"}]), 400),
     ];
     for (patch, code) in rows {
-        assert_eq!(apply(PatchKind::Json, None, object.clone(), &patch).map_err(|s| s.code), Err(code), "{patch}");
+        assert_eq!(
+            apply(PatchKind::Json, None, object.clone(), &patch).map_err(|s| s.code),
+            Err(code),
+            "{patch}"
+        );
     }
 }
 
 #[test]
 fn applying_again_without_a_field_removes_it() {
-    let kind: Kind = crate::kinds::builtin().into_iter().find(|k| k.kind == "Deployment").unwrap();
+    let kind: Kind = crate::kinds::builtin()
+        .into_iter()
+        .find(|k| k.kind == "Deployment")
+        .unwrap();
     let config = |labels: Value, env: Value| {
         json!({"metadata": {"name": "d", "labels": labels}, "spec": {"template": {"spec": {"containers": [
             {"name": "c", "image": "x", "env": env},
@@ -121,18 +140,36 @@ fn applying_again_without_a_field_removes_it() {
     };
     let mut object = managed::merge(&kind, json!({"metadata": {"labels": {"other": "kept"}}}), &first);
     managed::record(&kind, &mut object, None, "", Some(&first));
-    let second = managed::Applied { manager: "m", config: config(json!({"b": "3"}), json!([{"name": "Y"}])) };
+    let second = managed::Applied {
+        manager: "m",
+        config: config(json!({"b": "3"}), json!([{"name": "Y"}])),
+    };
     let merged = managed::merge(&kind, object, &second);
     assert_eq!(merged["metadata"]["labels"], json!({"b": "3", "other": "kept"}));
-    assert_eq!(merged["spec"]["template"]["spec"]["containers"][0]["env"], json!([{"name": "Y"}]));
+    assert_eq!(
+        merged["spec"]["template"]["spec"]["containers"][0]["env"],
+        json!([{"name": "Y"}])
+    );
 }
 
 fn json_value() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), "[a-c]{0,2}".prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        "[a-c]{0,2}".prop_map(Value::from)
+    ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         let key = prop_oneof![
-            Just("spec"), Just("containers"), Just("name"), Just("$patch"), Just("metadata"), Just("labels"),
-            Just("$setElementOrder/containers"), Just("$retainKeys"), Just("env"), Just("finalizers"),
+            Just("spec"),
+            Just("containers"),
+            Just("name"),
+            Just("$patch"),
+            Just("metadata"),
+            Just("labels"),
+            Just("$setElementOrder/containers"),
+            Just("$retainKeys"),
+            Just("env"),
+            Just("finalizers"),
         ];
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

@@ -10,7 +10,13 @@ pub(crate) fn services() -> Printer {
     let columns = &["Type", "Cluster-IP", "External-IP", "Port(s)", "Age", "+Selector"];
     Printer::new(columns, |o, now| {
         let spec = &o["spec"];
-        let or_none = |t: &str| if t.is_empty() { "<none>".to_owned() } else { t.to_owned() };
+        let or_none = |t: &str| {
+            if t.is_empty() {
+                "<none>".to_owned()
+            } else {
+                t.to_owned()
+            }
+        };
         vec![
             text(&spec["type"]),
             or_none(spec["clusterIP"].as_str().unwrap_or_default()).into(),
@@ -24,7 +30,10 @@ pub(crate) fn services() -> Printer {
 
 fn external(service: &Value) -> String {
     let spec = &service["spec"];
-    let listed: Vec<&str> = items(&spec["externalIPs"]).iter().filter_map(Value::as_str).collect();
+    let listed: Vec<&str> = items(&spec["externalIPs"])
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     match spec["type"].as_str() {
         Some("ExternalName") => spec["externalName"].as_str().unwrap_or_default().to_owned(),
         Some("LoadBalancer") => {
@@ -33,7 +42,11 @@ fn external(service: &Value) -> String {
                 .filter_map(|i| i["ip"].as_str().or_else(|| i["hostname"].as_str()))
                 .collect();
             addresses.extend(listed);
-            if addresses.is_empty() { "<pending>".into() } else { addresses.join(",") }
+            if addresses.is_empty() {
+                "<pending>".into()
+            } else {
+                addresses.join(",")
+            }
         }
         _ if listed.is_empty() => "<none>".into(),
         _ => listed.join(","),
@@ -44,14 +57,21 @@ fn ports(spec: &Value) -> String {
     let ports: Vec<String> = items(&spec["ports"])
         .iter()
         .map(|p| {
-            let (port, protocol) = (p["port"].as_i64().unwrap_or(0), p["protocol"].as_str().unwrap_or("TCP"));
+            let (port, protocol) = (
+                p["port"].as_i64().unwrap_or(0),
+                p["protocol"].as_str().unwrap_or("TCP"),
+            );
             match p["nodePort"].as_i64().filter(|n| *n > 0) {
                 Some(node_port) => format!("{port}:{node_port}/{protocol}"),
                 None => format!("{port}/{protocol}"),
             }
         })
         .collect();
-    if ports.is_empty() { "<none>".into() } else { ports.join(",") }
+    if ports.is_empty() {
+        "<none>".into()
+    } else {
+        ports.join(",")
+    }
 }
 
 /// Up to three, then `+ n more...`.
@@ -64,14 +84,20 @@ fn shorten(list: &[String]) -> String {
 }
 
 fn address_and_port(address: &str, port: i64) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
 }
 
 pub(crate) fn endpoints() -> Printer {
     Printer::new(&["Endpoints", "Age"], |o, now| {
         let mut all = Vec::new();
         for subset in items(&o["subsets"]) {
-            let addresses = items(&subset["addresses"]).iter().filter_map(|a| a["ip"].as_str());
+            let addresses = items(&subset["addresses"])
+                .iter()
+                .filter_map(|a| a["ip"].as_str());
             for address in addresses {
                 if items(&subset["ports"]).is_empty() {
                     all.push(address.to_owned());
@@ -91,14 +117,27 @@ pub(crate) fn endpoint_slices() -> Printer {
             .iter()
             .map(|p| p["port"].as_i64().map_or_else(|| "*".into(), |n| n.to_string()))
             .collect();
-        let ports = if ports.is_empty() { "<unset>".into() } else { shorten(&ports) };
+        let ports = if ports.is_empty() {
+            "<unset>".into()
+        } else {
+            shorten(&ports)
+        };
         let addresses: Vec<String> = items(&o["endpoints"])
             .iter()
             .flat_map(|e| items(&e["addresses"]))
             .filter_map(|a| a.as_str().map(str::to_owned))
             .collect();
-        let addresses = if addresses.is_empty() { "<unset>".into() } else { shorten(&addresses) };
-        vec![text(&o["addressType"]), ports.into(), addresses.into(), age(o, now)]
+        let addresses = if addresses.is_empty() {
+            "<unset>".into()
+        } else {
+            shorten(&addresses)
+        };
+        vec![
+            text(&o["addressType"]),
+            ports.into(),
+            addresses.into(),
+            age(o, now),
+        ]
     })
 }
 

@@ -37,7 +37,14 @@ fn row(node: &Value, now: Timestamp) -> Vec<Value> {
         let found = items(&status["addresses"]).iter().find(|a| a["type"] == ty);
         Value::from(found.and_then(|a| a["address"].as_str()).unwrap_or("<none>"))
     };
-    let known = |field: &str| Value::from(info[field].as_str().filter(|t| !t.is_empty()).unwrap_or("<unknown>"));
+    let known = |field: &str| {
+        Value::from(
+            info[field]
+                .as_str()
+                .filter(|t| !t.is_empty())
+                .unwrap_or("<unknown>"),
+        )
+    };
     vec![
         state.into(),
         roles(node).into(),
@@ -64,5 +71,9 @@ fn roles(node: &Value) -> String {
         .collect();
     roles.sort_unstable();
     roles.dedup();
-    if roles.is_empty() { "<none>".into() } else { roles.join(",") }
+    if roles.is_empty() {
+        "<none>".into()
+    } else {
+        roles.join(",")
+    }
 }

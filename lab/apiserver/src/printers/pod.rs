@@ -7,16 +7,29 @@ use super::{Printer, age, since};
 use crate::object::{self, items};
 
 pub(crate) fn pods() -> Printer {
-    let columns =
-        &["Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"];
+    let columns = &[
+        "Ready",
+        "Status",
+        "Restarts",
+        "Age",
+        "+IP",
+        "+Node",
+        "+Nominated Node",
+        "+Readiness Gates",
+    ];
     Printer::new(columns, row)
 }
 
 fn row(pod: &Value, now: Timestamp) -> Vec<Value> {
     let or_none = |v: &Value| Value::from(v.as_str().filter(|t| !t.is_empty()).unwrap_or("<none>"));
     let statuses = items(&pod["status"]["containerStatuses"]);
-    let ready = statuses.iter().filter(|s| s["ready"] == true && s["state"]["running"].is_object()).count();
-    let ip = items(&pod["status"]["podIPs"]).first().map_or(&pod["status"]["podIP"], |ip| &ip["ip"]);
+    let ready = statuses
+        .iter()
+        .filter(|s| s["ready"] == true && s["state"]["running"].is_object())
+        .count();
+    let ip = items(&pod["status"]["podIPs"])
+        .first()
+        .map_or(&pod["status"]["podIP"], |ip| &ip["ip"]);
     vec![
         format!("{ready}/{}", items(&pod["spec"]["containers"]).len()).into(),
         status(pod).into(),
@@ -39,14 +52,19 @@ fn gates(pod: &Value) -> String {
 }
 
 fn condition(pod: &Value, ty: &str) -> bool {
-    items(&pod["status"]["conditions"]).iter().any(|c| c["type"] == ty && c["status"] == "True")
+    items(&pod["status"]["conditions"])
+        .iter()
+        .any(|c| c["type"] == ty && c["status"] == "True")
 }
 
 /// `3 (5m ago)`, or only the number.
 fn restarts(pod: &Value, now: Timestamp) -> String {
     let statuses = items(&pod["status"]["containerStatuses"]);
     let count: i64 = statuses.iter().filter_map(|s| s["restartCount"].as_i64()).sum();
-    let last = statuses.iter().filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str()).max();
+    let last = statuses
+        .iter()
+        .filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str())
+        .max();
     match last {
         Some(at) if count > 0 => format!("{count} ({} ago)", since(at, now)),
         _ => count.to_string(),
@@ -67,8 +85,13 @@ fn terminated_text(terminated: &Value) -> String {
 pub(super) fn status(pod: &Value) -> String {
     let status = &pod["status"];
     let word = |v: &Value| v.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
-    let mut out = word(&status["reason"]).or_else(|| word(&status["phase"])).unwrap_or_default();
-    if items(&status["conditions"]).iter().any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated") {
+    let mut out = word(&status["reason"])
+        .or_else(|| word(&status["phase"]))
+        .unwrap_or_default();
+    if items(&status["conditions"])
+        .iter()
+        .any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated")
+    {
         out = "SchedulingGated".into();
     }
     let mut initializing = false;
@@ -76,7 +99,9 @@ pub(super) fn status(pod: &Value) -> String {
     let init = items(&pod["spec"]["initContainers"]);
     for (index, one) in init_statuses.iter().enumerate() {
         let state = &one["state"];
-        let sidecar = init.iter().any(|c| c["name"] == one["name"] && c["restartPolicy"] == "Always");
+        let sidecar = init
+            .iter()
+            .any(|c| c["name"] == one["name"] && c["restartPolicy"] == "Always");
         if state["terminated"]["exitCode"] == 0 || sidecar && one["started"] == true {
             continue;
         }
@@ -104,7 +129,11 @@ pub(super) fn status(pod: &Value) -> String {
             }
         }
         if out == "Completed" && running {
-            out = if condition(pod, "Ready") { "Running".into() } else { "NotReady".into() };
+            out = if condition(pod, "Ready") {
+                "Running".into()
+            } else {
+                "NotReady".into()
+            };
         }
     }
     if object::is_terminating(pod) {

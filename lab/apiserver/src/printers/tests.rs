@@ -28,24 +28,40 @@ fn durations() {
     }
 }
 
-fn status(pod: serde_json::Value) -> String {
-    let cells = pods().cells(&pod, Timestamp::now());
+fn status(pod: &serde_json::Value) -> String {
+    let cells = pods().cells(pod, Timestamp::now());
     cells[2].as_str().unwrap().to_owned()
 }
 
 #[test]
 fn the_status_of_a_pod() {
-    let waiting = |reason: &str| json!({"name": "c", "ready": false, "state": {"waiting": {"reason": reason}}});
+    let waiting =
+        |reason: &str| json!({"name": "c", "ready": false, "state": {"waiting": {"reason": reason}}});
     let ended = |terminated: serde_json::Value| json!({"name": "c", "state": {"terminated": terminated}});
     let running = json!({"name": "c", "ready": true, "state": {"running": {}}});
     let rows = [
         (json!({"phase": "Pending"}), "Pending"),
-        (json!({"phase": "Pending", "containerStatuses": [waiting("ErrImagePull")]}), "ErrImagePull"),
-        (json!({"phase": "Running", "containerStatuses": [running]}), "Running"),
+        (
+            json!({"phase": "Pending", "containerStatuses": [waiting("ErrImagePull")]}),
+            "ErrImagePull",
+        ),
+        (
+            json!({"phase": "Running", "containerStatuses": [running]}),
+            "Running",
+        ),
         (json!({"phase": "Failed", "reason": "Evicted"}), "Evicted"),
-        (json!({"phase": "Failed", "containerStatuses": [ended(json!({"exitCode": 2, "reason": "Error"}))]}), "Error"),
-        (json!({"phase": "Failed", "containerStatuses": [ended(json!({"exitCode": 3}))]}), "ExitCode:3"),
-        (json!({"phase": "Failed", "containerStatuses": [ended(json!({"signal": 9}))]}), "Signal:9"),
+        (
+            json!({"phase": "Failed", "containerStatuses": [ended(json!({"exitCode": 2, "reason": "Error"}))]}),
+            "Error",
+        ),
+        (
+            json!({"phase": "Failed", "containerStatuses": [ended(json!({"exitCode": 3}))]}),
+            "ExitCode:3",
+        ),
+        (
+            json!({"phase": "Failed", "containerStatuses": [ended(json!({"signal": 9}))]}),
+            "Signal:9",
+        ),
         (
             json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}),
             "Init:0/1",
@@ -58,12 +74,12 @@ fn the_status_of_a_pod() {
     for (status_field, wanted) in rows {
         let spec = json!({"containers": [{"name": "c"}], "initContainers": [{"name": "i"}]});
         let pod = json!({"metadata": {"name": "p"}, "spec": spec, "status": status_field});
-        assert_eq!(status(pod.clone()), wanted, "{pod}");
+        assert_eq!(status(&pod), wanted, "{pod}");
     }
     let going = json!({
         "metadata": {"name": "p", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"},
     });
-    assert_eq!(status(going), "Terminating");
+    assert_eq!(status(&going), "Terminating");
 }
 
 #[test]
@@ -87,7 +103,10 @@ fn columns_that_people_know() {
         "NAME READY STATUS RESTARTS AGE IP NODE NOMINATED NODE READINESS GATES"
     );
     assert_eq!(names(&nodes(), false), "NAME STATUS ROLES AGE VERSION");
-    assert_eq!(names(&services(), false), "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE");
+    assert_eq!(
+        names(&services(), false),
+        "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE"
+    );
     assert_eq!(names(&events(), false), "LAST SEEN TYPE REASON OBJECT MESSAGE");
 }
 

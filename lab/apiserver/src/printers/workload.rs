@@ -15,26 +15,59 @@ fn number(value: &Value) -> Value {
 fn wide(object: &Value) -> [Value; 3] {
     let containers = items(&object["spec"]["template"]["spec"]["containers"]);
     let join = |field: &str| {
-        containers.iter().filter_map(|c| c[field].as_str()).collect::<Vec<_>>().join(",").into()
+        containers
+            .iter()
+            .filter_map(|c| c[field].as_str())
+            .collect::<Vec<_>>()
+            .join(",")
+            .into()
     };
     let selector = selector_text(&object["spec"]["selector"]).filter(|t| !t.is_empty());
-    [join("name"), join("image"), selector.unwrap_or_else(|| "<none>".into()).into()]
+    [
+        join("name"),
+        join("image"),
+        selector.unwrap_or_else(|| "<none>".into()).into(),
+    ]
 }
 
 pub(crate) fn deployments() -> Printer {
-    let columns = &["Ready", "Up-to-date#", "Available#", "Age", "+Containers", "+Images", "+Selector"];
+    let columns = &[
+        "Ready",
+        "Up-to-date#",
+        "Available#",
+        "Age",
+        "+Containers",
+        "+Images",
+        "+Selector",
+    ];
     Printer::new(columns, |o, now| {
         let status = &o["status"];
-        let ready = format!("{}/{}", number(&status["readyReplicas"]), number(&o["spec"]["replicas"]));
-        let mut row =
-            vec![ready.into(), number(&status["updatedReplicas"]), number(&status["availableReplicas"]), age(o, now)];
+        let ready = format!(
+            "{}/{}",
+            number(&status["readyReplicas"]),
+            number(&o["spec"]["replicas"])
+        );
+        let mut row = vec![
+            ready.into(),
+            number(&status["updatedReplicas"]),
+            number(&status["availableReplicas"]),
+            age(o, now),
+        ];
         row.extend(wide(o));
         row
     })
 }
 
 pub(crate) fn replica_sets() -> Printer {
-    let columns = &["Desired#", "Current#", "Ready#", "Age", "+Containers", "+Images", "+Selector"];
+    let columns = &[
+        "Desired#",
+        "Current#",
+        "Ready#",
+        "Age",
+        "+Containers",
+        "+Images",
+        "+Selector",
+    ];
     Printer::new(columns, |o, now| {
         let status = &o["status"];
         let mut row = vec![

@@ -43,7 +43,10 @@ pub(crate) fn ranges(headers: &HeaderMap) -> Vec<Range<'_>> {
         .map(|range| {
             let mut parts = range.split(';').map(str::trim);
             let media_type = parts.next().unwrap_or_default();
-            Range { media_type, parameters: parts.filter_map(|p| p.split_once('=')).collect() }
+            Range {
+                media_type,
+                parameters: parts.filter_map(|p| p.split_once('=')).collect(),
+            }
         })
         .filter(|r| !r.media_type.is_empty())
         .collect()
@@ -94,10 +97,22 @@ mod tests {
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
                 Some(Shape::Table("v1")),
             ),
-            ("application/json;as=Table;v=v1beta1;g=meta.k8s.io", Some(Shape::Table("v1beta1"))),
-            ("application/json;as=Table;v=v7;g=meta.k8s.io, application/json", Some(Shape::Plain(Format::Json))),
-            ("application/vnd.kubernetes.protobuf,application/json", Some(Shape::Plain(Format::Json))),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Shape::Metadata("v1"))),
+            (
+                "application/json;as=Table;v=v1beta1;g=meta.k8s.io",
+                Some(Shape::Table("v1beta1")),
+            ),
+            (
+                "application/json;as=Table;v=v7;g=meta.k8s.io, application/json",
+                Some(Shape::Plain(Format::Json)),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Some(Shape::Plain(Format::Json)),
+            ),
+            (
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+                Some(Shape::Metadata("v1")),
+            ),
             ("application/vnd.kubernetes.protobuf", None),
             ("text/html", None),
         ];

@@ -17,8 +17,11 @@ pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
 /// Longest wait for a body.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
-const OBJECT_TYPES: &[&str] =
-    &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const OBJECT_TYPES: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -27,16 +30,27 @@ const PATCH_TYPES: &[&str] = &[
 ];
 
 fn media_type(headers: &HeaderMap) -> String {
-    let text = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    let text = headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    text.split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Status> {
     match tokio::time::timeout(DEADLINE, Limited::new(body, LIMIT).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Status::too_large(LIMIT)),
-        Ok(Err(error)) => Err(Status::bad_request(format!("unable to read the body of the request: {error}"))),
-        Err(_) => Err(Status::bad_request("the body of the request did not arrive in time")),
+        Ok(Err(error)) => Err(Status::bad_request(format!(
+            "unable to read the body of the request: {error}"
+        ))),
+        Err(_) => Err(Status::bad_request(
+            "the body of the request did not arrive in time",
+        )),
     }
 }
 
@@ -57,7 +71,10 @@ fn yaml(bytes: &[u8]) -> Result<Value, Status> {
     // The parser's report is a drawing of several lines; its first says what is wrong.
     serde_saphyr::from_slice(bytes).map_err(|e| {
         let text = e.to_string();
-        Status::bad_request(format!("error converting YAML to JSON: yaml: {}", text.lines().next().unwrap_or_default()))
+        Status::bad_request(format!(
+            "error converting YAML to JSON: yaml: {}",
+            text.lines().next().unwrap_or_default()
+        ))
     })
 }
 
@@ -79,7 +96,13 @@ pub(super) async fn optional(request: Request<Incoming>) -> Result<Value, Status
         return Ok(Value::Null);
     }
     let value = parse(&bytes, &media_type)?;
-    if value.is_object() { Ok(value) } else { Err(Status::bad_request("the body of the request is not DeleteOptions")) }
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(Status::bad_request(
+            "the body of the request is not DeleteOptions",
+        ))
+    }
 }
 
 /// The patch in a request and its format.
@@ -88,7 +111,9 @@ pub(super) async fn patch(request: Request<Incoming>, query: &Query) -> Result<(
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,
         "application/strategic-merge-patch+json" => PatchKind::Strategic,
-        "application/apply-patch+yaml" => PatchKind::Apply { force: query.flag("force") },
+        "application/apply-patch+yaml" => PatchKind::Apply {
+            force: query.flag("force"),
+        },
         _ => return Err(Status::unsupported_media_type(PATCH_TYPES)),
     };
     let bytes = read(request.into_body()).await?;

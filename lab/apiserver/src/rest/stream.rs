@@ -23,7 +23,9 @@ fn respond(lines: impl futures::Stream<Item = Value> + Send + 'static) -> Respon
         Ok(Frame::data(Bytes::from(text)))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -54,7 +56,11 @@ pub(super) fn watch(
             Shape::Plain(_) => (*object).clone(),
             Shape::Metadata(version) => table::metadata_only(&object, version),
             Shape::Table(version) => {
-                let rows: &[Object] = if name == "BOOKMARK" { &[] } else { std::slice::from_ref(&object) };
+                let rows: &[Object] = if name == "BOOKMARK" {
+                    &[]
+                } else {
+                    std::slice::from_ref(&object)
+                };
                 let mut shown = table::table(&target.kind, rows, version, &include, first);
                 first = false;
                 shown["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();

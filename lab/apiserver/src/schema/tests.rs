@@ -21,13 +21,22 @@ fn every_named_type_exists() {
 fn every_merge_key_is_a_field() {
     for (ty, field, key) in MERGE_KEYS {
         let def = find(ty).unwrap_or_else(|| panic!("{ty}"));
-        assert!(matches!(def.fields.get(field).map(|f| &f.ty), Some(Type::List(_))), "{ty}.{field}");
+        assert!(
+            matches!(def.fields.get(field).map(|f| &f.ty), Some(Type::List(_))),
+            "{ty}.{field}"
+        );
         if !key.is_empty() {
-            assert!(def.member(field).is_some_and(|m| m.fields.contains_key(key)), "{ty}.{field}: {key}");
+            assert!(
+                def.member(field).is_some_and(|m| m.fields.contains_key(key)),
+                "{ty}.{field}: {key}"
+            );
         }
     }
     for (ty, field) in RETAIN_KEYS {
-        assert!(find(ty).is_some_and(|d| d.fields.contains_key(field)), "{ty}.{field}");
+        assert!(
+            find(ty).is_some_and(|d| d.fields.contains_key(field)),
+            "{ty}.{field}"
+        );
     }
 }
 

@@ -28,7 +28,11 @@ fn label_rows() {
         ("x.io/y", true),
     ];
     for (text, wanted) in rows {
-        assert_eq!(LabelSelector::parse(text).map(|s| s.matches(&object)), Ok(wanted), "{text}");
+        assert_eq!(
+            LabelSelector::parse(text).map(|s| s.matches(&object)),
+            Ok(wanted),
+            "{text}"
+        );
     }
 }
 
@@ -46,7 +50,8 @@ fn nonsense_is_refused() {
 
 #[test]
 fn field_rows() {
-    let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n", "hostNetwork": true}, "status": {}});
+    let pod =
+        json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n", "hostNetwork": true}, "status": {}});
     let rows = [
         ("metadata.name=a", true),
         ("metadata.name!=a", false),
@@ -58,7 +63,11 @@ fn field_rows() {
     ];
     let fields = ["spec.nodeName", "status.phase", "spec.hostNetwork"];
     for (text, wanted) in rows {
-        assert_eq!(FieldSelector::parse(text, &fields).map(|s| s.matches(&pod)), Ok(wanted), "{text}");
+        assert_eq!(
+            FieldSelector::parse(text, &fields).map(|s| s.matches(&pod)),
+            Ok(wanted),
+            "{text}"
+        );
     }
 }
 

@@ -12,7 +12,10 @@ enum Write {
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    prop_oneof![(0..6_usize, any::<u8>()).prop_map(|(n, v)| Write::Put(n, v)), (0..6_usize).prop_map(Write::Remove)]
+    prop_oneof![
+        (0..6_usize, any::<u8>()).prop_map(|(n, v)| Write::Put(n, v)),
+        (0..6_usize).prop_map(Write::Remove)
+    ]
 }
 
 fn object(n: usize, value: u8) -> Value {
@@ -31,7 +34,12 @@ fn apply(store: &Store, write: &Write) {
 }
 
 fn state(store: &Store) -> BTreeMap<Key, Object> {
-    store.list("things", None).0.into_iter().map(|o| (Key::of(&o), o)).collect()
+    store
+        .list("things", None)
+        .0
+        .into_iter()
+        .map(|o| (Key::of(&o), o))
+        .collect()
 }
 
 /// Reads everything after `from`, batch by batch, and applies it.
@@ -50,7 +58,10 @@ fn replay(store: &Store, mut state: BTreeMap<Key, Object>, mut from: u64) -> BTr
                 Some(after) => state.insert(Key::of(after), after.clone()),
                 None => state.remove(&Key::of(&change.last)),
             };
-            assert_eq!(before, change.before, "the state before is the one that the watcher has");
+            assert_eq!(
+                before, change.before,
+                "the state before is the one that the watcher has"
+            );
         }
         from = next;
     }
@@ -116,7 +127,10 @@ fn a_revision_of_the_future_or_of_an_earlier_run_is_expired() {
     let store = Store::new(1000, 10);
     store.put("things", object(0, 0));
     for (resource, from) in [("things", 5000), ("things", 3), ("others", 3)] {
-        assert!(store.changes(resource, from).is_err_and(|s| s.is_expired()), "{resource} {from}");
+        assert!(
+            store.changes(resource, from).is_err_and(|s| s.is_expired()),
+            "{resource} {from}"
+        );
     }
 }
 

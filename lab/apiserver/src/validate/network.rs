@@ -43,7 +43,11 @@ pub(crate) fn service(object: &Value, old: Option<&Value>, causes: &mut Vec<Caus
         }
         let protocol = port["protocol"].as_str().unwrap_or_default();
         if !PROTOCOLS.contains(&protocol) {
-            causes.push(Cause::unsupported(format!("{at}.protocol"), &port["protocol"], PROTOCOLS));
+            causes.push(Cause::unsupported(
+                format!("{at}.protocol"),
+                &port["protocol"],
+                PROTOCOLS,
+            ));
         }
         if !pairs.insert((port["port"].as_i64(), protocol)) {
             causes.push(Cause::duplicate(at.clone(), port));
@@ -54,7 +58,11 @@ pub(crate) fn service(object: &Value, old: Option<&Value>, causes: &mut Vec<Caus
             }
             Value::String(name) => {
                 if let Some(rule) = text::port_name(name) {
-                    causes.push(Cause::invalid(format!("{at}.targetPort"), &name.as_str().into(), rule));
+                    causes.push(Cause::invalid(
+                        format!("{at}.targetPort"),
+                        &name.as_str().into(),
+                        rule,
+                    ));
                 }
             }
             _ => {}
@@ -62,8 +70,15 @@ pub(crate) fn service(object: &Value, old: Option<&Value>, causes: &mut Vec<Caus
     }
     labels(&spec["selector"], "spec.selector", causes);
     let affinities = ["ClientIP", "None"];
-    if !spec["sessionAffinity"].as_str().is_some_and(|a| affinities.contains(&a)) {
-        causes.push(Cause::unsupported("spec.sessionAffinity", &spec["sessionAffinity"], &affinities));
+    if !spec["sessionAffinity"]
+        .as_str()
+        .is_some_and(|a| affinities.contains(&a))
+    {
+        causes.push(Cause::unsupported(
+            "spec.sessionAffinity",
+            &spec["sessionAffinity"],
+            &affinities,
+        ));
     }
     if old.is_some_and(|o| o["spec"]["type"] != "ExternalName") && ty != "ExternalName" {
         immutable(object, old, "/spec/clusterIP", causes);
@@ -81,7 +96,10 @@ pub(crate) fn endpoint_slice(object: &Value, old: Option<&Value>, causes: &mut V
     immutable(object, old, "/addressType", causes);
     for (index, endpoint) in items(&object["endpoints"]).iter().enumerate() {
         if items(&endpoint["addresses"]).is_empty() {
-            causes.push(Cause::required(format!("endpoints[{index}].addresses"), "must contain at least 1 address"));
+            causes.push(Cause::required(
+                format!("endpoints[{index}].addresses"),
+                "must contain at least 1 address",
+            ));
         }
         for (nth, address) in items(&endpoint["addresses"]).iter().enumerate() {
             let at = format!("endpoints[{index}].addresses[{nth}]");
@@ -99,10 +117,18 @@ pub(crate) fn network_policy(object: &Value, _old: Option<&Value>, causes: &mut 
     let spec = &object["spec"];
     for (index, ty) in items(&spec["policyTypes"]).iter().enumerate() {
         if ty != "Ingress" && ty != "Egress" {
-            causes.push(Cause::unsupported(format!("spec.policyTypes[{index}]"), ty, &["Egress", "Ingress"]));
+            causes.push(Cause::unsupported(
+                format!("spec.policyTypes[{index}]"),
+                ty,
+                &["Egress", "Ingress"],
+            ));
         }
     }
-    labels(&spec["podSelector"]["matchLabels"], "spec.podSelector.matchLabels", causes);
+    labels(
+        &spec["podSelector"]["matchLabels"],
+        "spec.podSelector.matchLabels",
+        causes,
+    );
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for (index, rule) in items(&spec[direction]).iter().enumerate() {
             let at = format!("spec.{direction}[{index}]");
@@ -118,7 +144,11 @@ pub(crate) fn network_policy(object: &Value, _old: Option<&Value>, causes: &mut 
 
 fn policy_port(port: &Value, at: &str, causes: &mut Vec<Cause>) {
     if !port["protocol"].as_str().is_none_or(|p| PROTOCOLS.contains(&p)) {
-        causes.push(Cause::unsupported(format!("{at}.protocol"), &port["protocol"], PROTOCOLS));
+        causes.push(Cause::unsupported(
+            format!("{at}.protocol"),
+            &port["protocol"],
+            PROTOCOLS,
+        ));
     }
     match &port["port"] {
         Value::Number(number) => port_number(number.as_i64().unwrap_or(0), &format!("{at}.port"), causes),
@@ -129,15 +159,24 @@ fn policy_port(port: &Value, at: &str, causes: &mut Vec<Cause>) {
         }
         _ => {}
     }
-    let Some(end) = port["endPort"].as_i64() else { return };
+    let Some(end) = port["endPort"].as_i64() else {
+        return;
+    };
     port_number(end, &format!("{at}.endPort"), causes);
     match port["port"].as_i64() {
         Some(start) if end < start => {
-            causes.push(Cause::invalid(format!("{at}.endPort"), &end.into(), "must be greater than or equal to `port`"));
+            causes.push(Cause::invalid(
+                format!("{at}.endPort"),
+                &end.into(),
+                "must be greater than or equal to `port`",
+            ));
         }
         Some(_) => {}
         None if port["port"].is_null() => {
-            causes.push(Cause::required(format!("{at}.port"), "must be specified when endPort is specified"));
+            causes.push(Cause::required(
+                format!("{at}.port"),
+                "must be specified when endPort is specified",
+            ));
         }
         None => {
             let detail = "may not be specified when `port` is non-numeric";
@@ -156,11 +195,18 @@ fn policy_peer(peer: &Value, at: &str, causes: &mut Vec<Cause>) {
         return;
     }
     if selects {
-        causes.push(Cause::forbidden(at, "may not specify both ipBlock and another peer"));
+        causes.push(Cause::forbidden(
+            at,
+            "may not specify both ipBlock and another peer",
+        ));
     }
     let parse = |v: &Value| v.as_str().and_then(|t| t.parse::<ipnet::IpNet>().ok());
     let Some(cidr) = parse(&block["cidr"]) else {
-        causes.push(Cause::invalid(format!("{at}.ipBlock.cidr"), &block["cidr"], "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+        causes.push(Cause::invalid(
+            format!("{at}.ipBlock.cidr"),
+            &block["cidr"],
+            "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        ));
         return;
     };
     for (index, except) in items(&block["except"]).iter().enumerate() {
@@ -171,7 +217,11 @@ fn policy_peer(peer: &Value, at: &str, causes: &mut Vec<Cause>) {
                 let detail = format!("must be a strict subset of `cidr`: {cidr}");
                 causes.push(Cause::invalid(field, except, &detail));
             }
-            None => causes.push(Cause::invalid(field, except, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")),
+            None => causes.push(Cause::invalid(
+                field,
+                except,
+                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            )),
         }
     }
 }

@@ -21,7 +21,12 @@ pub(crate) fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) 
     let frozen = |pod: &Value| {
         let mut spec = pod["spec"].clone();
         if let Some(map) = spec.as_object_mut() {
-            for free in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "terminationGracePeriodSeconds"] {
+            for free in [
+                "activeDeadlineSeconds",
+                "tolerations",
+                "schedulingGates",
+                "terminationGracePeriodSeconds",
+            ] {
                 map.remove(free);
             }
         }
@@ -43,15 +48,25 @@ pub(crate) fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) 
 pub(crate) fn workload(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let own = &object["spec"];
     if let Some(replicas) = own["replicas"].as_i64().filter(|n| *n < 0) {
-        causes.push(Cause::invalid("spec.replicas", &replicas.into(), "must be greater than or equal to 0"));
+        causes.push(Cause::invalid(
+            "spec.replicas",
+            &replicas.into(),
+            "must be greater than or equal to 0",
+        ));
     }
     let selector = &own["selector"];
-    let empty = selector["matchLabels"].as_object().is_none_or(serde_json::Map::is_empty)
+    let empty = selector["matchLabels"]
+        .as_object()
+        .is_none_or(serde_json::Map::is_empty)
         && items(&selector["matchExpressions"]).is_empty();
     if selector.is_null() {
         causes.push(Cause::required("spec.selector", ""));
     } else if empty {
-        causes.push(Cause::invalid("spec.selector", selector, "empty selector is invalid for deployment"));
+        causes.push(Cause::invalid(
+            "spec.selector",
+            selector,
+            "empty selector is invalid for deployment",
+        ));
     } else {
         labels(&selector["matchLabels"], "spec.selector.matchLabels", causes);
         let made = &own["template"]["metadata"]["labels"];
@@ -65,10 +80,18 @@ pub(crate) fn workload(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
         }
     }
     immutable(object, old, "/spec/selector", causes);
-    labels(&own["template"]["metadata"]["labels"], "spec.template.metadata.labels", causes);
+    labels(
+        &own["template"]["metadata"]["labels"],
+        "spec.template.metadata.labels",
+        causes,
+    );
     let policy = &own["template"]["spec"]["restartPolicy"];
     if !policy.is_null() && policy != "Always" {
-        causes.push(Cause::unsupported("spec.template.spec.restartPolicy", policy, &["Always"]));
+        causes.push(Cause::unsupported(
+            "spec.template.spec.restartPolicy",
+            policy,
+            &["Always"],
+        ));
     }
     spec(&own["template"]["spec"], "spec.template.spec", causes);
 }
@@ -94,19 +117,41 @@ fn spec(spec: &Value, field: &str, causes: &mut Vec<Cause>) {
     if items(&spec["containers"]).is_empty() {
         causes.push(Cause::required(format!("{field}.containers"), ""));
     }
-    one_of(&spec["restartPolicy"], format!("{field}.restartPolicy"), POLICIES, causes);
+    one_of(
+        &spec["restartPolicy"],
+        format!("{field}.restartPolicy"),
+        POLICIES,
+        causes,
+    );
     one_of(&spec["dnsPolicy"], format!("{field}.dnsPolicy"), DNS, causes);
     if let Some(grace) = spec["terminationGracePeriodSeconds"].as_i64().filter(|g| *g < 0) {
         let at = format!("{field}.terminationGracePeriodSeconds");
-        causes.push(Cause::invalid(at, &grace.into(), "must be greater than or equal to 0"));
+        causes.push(Cause::invalid(
+            at,
+            &grace.into(),
+            "must be greater than or equal to 0",
+        ));
     }
     labels(&spec["nodeSelector"], &format!("{field}.nodeSelector"), causes);
-    if let Some(rule) = spec["hostname"].as_str().filter(|h| !h.is_empty()).and_then(text::label) {
-        causes.push(Cause::invalid(format!("{field}.hostname"), &spec["hostname"], rule));
+    if let Some(rule) = spec["hostname"]
+        .as_str()
+        .filter(|h| !h.is_empty())
+        .and_then(text::label)
+    {
+        causes.push(Cause::invalid(
+            format!("{field}.hostname"),
+            &spec["hostname"],
+            rule,
+        ));
     }
     for (index, toleration) in items(&spec["tolerations"]).iter().enumerate() {
         let at = format!("{field}.tolerations[{index}]");
-        one_of(&toleration["operator"], format!("{at}.operator"), &["Equal", "Exists"], causes);
+        one_of(
+            &toleration["operator"],
+            format!("{at}.operator"),
+            &["Equal", "Exists"],
+            causes,
+        );
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         one_of(&toleration["effect"], format!("{at}.effect"), &effects, causes);
     }
@@ -126,14 +171,26 @@ fn volumes(spec: &Value, field: &str, causes: &mut Vec<Cause>) -> BTreeSet<Strin
         if !names.insert(name.to_owned()) {
             causes.push(Cause::duplicate(format!("{at}.name"), &name.into()));
         }
-        let sources = volume.as_object().map_or(0, |map| map.keys().filter(|k| *k != "name").count());
+        let sources = volume
+            .as_object()
+            .map_or(0, |map| map.keys().filter(|k| *k != "name").count());
         if sources > 1 {
-            causes.push(Cause::forbidden(at.clone(), "may not specify more than 1 volume type"));
+            causes.push(Cause::forbidden(
+                at.clone(),
+                "may not specify more than 1 volume type",
+            ));
         }
-        if volume["hostPath"].is_object() && volume["hostPath"]["path"].as_str().unwrap_or_default().is_empty() {
+        if volume["hostPath"].is_object()
+            && volume["hostPath"]["path"].as_str().unwrap_or_default().is_empty()
+        {
             causes.push(Cause::required(format!("{at}.hostPath.path"), ""));
         }
-        if volume["configMap"].is_object() && volume["configMap"]["name"].as_str().unwrap_or_default().is_empty() {
+        if volume["configMap"].is_object()
+            && volume["configMap"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .is_empty()
+        {
             causes.push(Cause::required(format!("{at}.configMap.name"), ""));
         }
     }
@@ -151,9 +208,18 @@ fn container(one: &Value, at: &str, volumes: &BTreeSet<String>, causes: &mut Vec
     if image.is_empty() {
         causes.push(Cause::required(format!("{at}.image"), ""));
     } else if image.trim() != image {
-        causes.push(Cause::invalid(format!("{at}.image"), &image.into(), "must not have leading or trailing whitespace"));
+        causes.push(Cause::invalid(
+            format!("{at}.image"),
+            &image.into(),
+            "must not have leading or trailing whitespace",
+        ));
     }
-    one_of(&one["imagePullPolicy"], format!("{at}.imagePullPolicy"), PULL, causes);
+    one_of(
+        &one["imagePullPolicy"],
+        format!("{at}.imagePullPolicy"),
+        PULL,
+        causes,
+    );
     for (index, port) in items(&one["ports"]).iter().enumerate() {
         let at = format!("{at}.ports[{index}]");
         match port["containerPort"].as_i64() {
@@ -163,7 +229,11 @@ fn container(one: &Value, at: &str, volumes: &BTreeSet<String>, causes: &mut Vec
         if let Some(number) = port["hostPort"].as_i64() {
             port_number(number, &format!("{at}.hostPort"), causes);
         }
-        if let Some(rule) = port["name"].as_str().filter(|n| !n.is_empty()).and_then(text::port_name) {
+        if let Some(rule) = port["name"]
+            .as_str()
+            .filter(|n| !n.is_empty())
+            .and_then(text::port_name)
+        {
             causes.push(Cause::invalid(format!("{at}.name"), &port["name"], rule));
         }
         one_of(&port["protocol"], format!("{at}.protocol"), PROTOCOLS, causes);
@@ -174,11 +244,19 @@ fn container(one: &Value, at: &str, volumes: &BTreeSet<String>, causes: &mut Vec
             causes.push(Cause::required(format!("{at}.env[{index}].name"), ""));
         } else if name.contains('=') {
             let detail = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            causes.push(Cause::invalid(format!("{at}.env[{index}].name"), &name.into(), detail));
+            causes.push(Cause::invalid(
+                format!("{at}.env[{index}].name"),
+                &name.into(),
+                detail,
+            ));
         }
         if !variable["value"].as_str().unwrap_or_default().is_empty() && variable["valueFrom"].is_object() {
             let detail = "may not be specified when `value` is not empty";
-            causes.push(Cause::invalid(format!("{at}.env[{index}].valueFrom"), &json!(""), detail));
+            causes.push(Cause::invalid(
+                format!("{at}.env[{index}].valueFrom"),
+                &json!(""),
+                detail,
+            ));
         }
     }
     mounts(one, at, volumes, causes);
@@ -187,12 +265,18 @@ fn container(one: &Value, at: &str, volumes: &BTreeSet<String>, causes: &mut Vec
             let field = format!("{at}.resources.{kind}[{resource}]");
             match value.as_str().and_then(crate::quantity::parse) {
                 None => causes.push(Cause::invalid(field, value, QUANTITY)),
-                Some(n) if n < 0.0 => causes.push(Cause::invalid(field, value, "must be greater than or equal to 0")),
+                Some(n) if n < 0.0 => {
+                    causes.push(Cause::invalid(field, value, "must be greater than or equal to 0"));
+                }
                 Some(_) => {}
             }
         }
     }
-    let amount = |kind: &str, r: &str| one["resources"][kind][r].as_str().and_then(crate::quantity::parse);
+    let amount = |kind: &str, r: &str| {
+        one["resources"][kind][r]
+            .as_str()
+            .and_then(crate::quantity::parse)
+    };
     for resource in ["cpu", "memory"] {
         let (limit, request) = (amount("limits", resource), amount("requests", resource));
         if limit.zip(request).is_some_and(|(limit, request)| request > limit) {
@@ -226,7 +310,11 @@ fn mounts(one: &Value, at: &str, volumes: &BTreeSet<String>, causes: &mut Vec<Ca
         if path.is_empty() {
             causes.push(Cause::required(format!("{at}.mountPath"), ""));
         } else if !paths.insert(path) {
-            causes.push(Cause::invalid(format!("{at}.mountPath"), &path.into(), "must be unique"));
+            causes.push(Cause::invalid(
+                format!("{at}.mountPath"),
+                &path.into(),
+                "must be unique",
+            ));
         }
     }
 }
@@ -238,9 +326,19 @@ fn probe(probe: &Value, at: &str, causes: &mut Vec<Cause>) {
         1 => {}
         _ => causes.push(Cause::forbidden(at, "may not specify more than 1 handler type")),
     }
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for field in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
         if let Some(number) = probe[field].as_i64().filter(|n| *n < 0) {
-            causes.push(Cause::invalid(format!("{at}.{field}"), &number.into(), "must be greater than or equal to 0"));
+            causes.push(Cause::invalid(
+                format!("{at}.{field}"),
+                &number.into(),
+                "must be greater than or equal to 0",
+            ));
         }
     }
 }
@@ -248,6 +346,10 @@ fn probe(probe: &Value, at: &str, causes: &mut Vec<Cause>) {
 /// Checks the number of a port.
 pub(super) fn port_number(number: i64, field: &str, causes: &mut Vec<Cause>) {
     if !(1..=65535).contains(&number) {
-        causes.push(Cause::invalid(field, &number.into(), "must be between 1 and 65535, inclusive"));
+        causes.push(Cause::invalid(
+            field,
+            &number.into(),
+            "must be between 1 and 65535, inclusive",
+        ));
     }
 }

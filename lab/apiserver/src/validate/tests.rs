@@ -3,22 +3,36 @@ use serde_json::json;
 use super::*;
 
 fn causes_of(kind: &str, object: &Value) -> Vec<String> {
-    let kind = crate::kinds::builtin().into_iter().find(|k| k.kind == kind).unwrap();
+    let kind = crate::kinds::builtin()
+        .into_iter()
+        .find(|k| k.kind == kind)
+        .unwrap();
     let mut object = object.clone();
     (kind.hooks.defaults)(&mut object);
     let mut causes = Vec::new();
     metadata(&object, None, &mut causes);
     (kind.hooks.validate)(&object, None, &mut causes);
-    causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+    causes
+        .iter()
+        .map(|c| format!("{}: {}", c.field, c.message))
+        .collect()
 }
 
 #[test]
 fn rows() {
     let pod = |spec: Value| json!({"metadata": {"name": "p"}, "spec": spec});
     let rows = [
-        ("Pod", pod(json!({"containers": [{"name": "a", "image": "x"}]})), ""),
+        (
+            "Pod",
+            pod(json!({"containers": [{"name": "a", "image": "x"}]})),
+            "",
+        ),
         ("Pod", pod(json!({})), "spec.containers: Required value"),
-        ("Pod", pod(json!({"containers": [{"name": "a"}]})), "spec.containers[0].image: Required value"),
+        (
+            "Pod",
+            pod(json!({"containers": [{"name": "a"}]})),
+            "spec.containers[0].image: Required value",
+        ),
         (
             "Pod",
             pod(json!({"containers": [{"name": "a", "image": "x"}, {"name": "a", "image": "x"}]})),
@@ -31,7 +45,9 @@ fn rows() {
         ),
         (
             "Pod",
-            pod(json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]})),
+            pod(
+                json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
+            ),
             "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
         ),
         (
@@ -57,7 +73,11 @@ fn rows() {
             json!({"metadata": {"name": "n"}, "spec": {"ingress": [{"ports": [{"port": 80, "endPort": 70}]}]}}),
             "spec.ingress[0].ports[0].endPort: Invalid value: 70: must be greater than or equal to `port`",
         ),
-        ("ConfigMap", json!({"metadata": {"name": "c"}, "data": {"a/b": ""}}), "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"),
+        (
+            "ConfigMap",
+            json!({"metadata": {"name": "c"}, "data": {"a/b": ""}}),
+            "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        ),
     ];
     for (kind, object, wanted) in rows {
         assert_eq!(causes_of(kind, &object).join("|"), wanted, "{kind} {object}");

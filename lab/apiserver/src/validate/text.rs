@@ -59,7 +59,9 @@ fn is_word(text: &str) -> bool {
 pub(crate) fn qualified_name(text: &str) -> Option<String> {
     let (prefix, name) = match text.split_once('/') {
         Some((_, name)) if name.contains('/') => {
-            return Some(format!("{QUALIFIED_ROLE} with an optional DNS subdomain prefix and \'/\' (e.g. \'example.com/MyName\')"));
+            return Some(format!(
+                "{QUALIFIED_ROLE} with an optional DNS subdomain prefix and \'/\' (e.g. \'example.com/MyName\')"
+            ));
         }
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
@@ -92,7 +94,10 @@ pub(crate) fn label_value(text: &str) -> Option<&'static str> {
 
 /// A key of a ConfigMap or Secret.
 pub(crate) fn config_key(text: &str) -> Option<&'static str> {
-    let good = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let good = !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     match text {
         "." => Some("must not be '.'"),
         ".." => Some("must not be '..'"),

@@ -53,7 +53,8 @@ spec:
 "#;
 
 // The first line keeps kubectl from taking it for JSON.
-const WIDGET: &str = "---\n{apiVersion: demo.seta.io/v1, kind: Widget, metadata: {name: w}, spec: {replicas: 3}}";
+const WIDGET: &str =
+    "---\n{apiVersion: demo.seta.io/v1, kind: Widget, metadata: {name: w}, spec: {replicas: 3}}";
 
 /// The binaries to try: those of the Google Cloud SDK, one per release, and else whatever is on the path;
 /// or the one that `SETA_TEST_KUBECTL` names.
@@ -66,12 +67,19 @@ fn binaries() -> Vec<PathBuf> {
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("kubectl.1.")))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("kubectl.1."))
+        })
         .collect();
     found.sort();
     if found.is_empty() {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        found.extend(std::env::split_paths(&path).map(|d| d.join("kubectl")).find(|p| p.exists()));
+        found.extend(
+            std::env::split_paths(&path)
+                .map(|d| d.join("kubectl"))
+                .find(|p| p.exists()),
+        );
     }
     found
 }
@@ -100,33 +108,62 @@ impl Kubectl<'_> {
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(input.as_bytes()).await.unwrap();
         drop(stdin);
-        let output = tokio::time::timeout(DEADLINE * 3, child.wait_with_output()).await.expect(line).unwrap();
+        let output = tokio::time::timeout(DEADLINE * 3, child.wait_with_output())
+            .await
+            .expect(line)
+            .unwrap();
         let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
     }
 
     /// A command that must succeed and say something.
     async fn good(&self, line: &str, input: &str, wanted: &str) {
         let (success, text) = self.run(line, input).await;
-        assert!(success && text.contains(wanted), "{} {line}: wanted {wanted:?}, got {text}", self.binary.display());
+        assert!(
+            success && text.contains(wanted),
+            "{} {line}: wanted {wanted:?}, got {text}",
+            self.binary.display()
+        );
     }
 
     /// A command that must fail and say why.
     async fn bad(&self, line: &str, input: &str, wanted: &str) {
         let (success, text) = self.run(line, input).await;
-        assert!(!success && text.contains(wanted), "{} {line}: wanted {wanted:?}, got {text}", self.binary.display());
+        assert!(
+            !success && text.contains(wanted),
+            "{} {line}: wanted {wanted:?}, got {text}",
+            self.binary.display()
+        );
     }
 }
 
 async fn walk(server: &Server, binary: &Path) {
-    let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = binary
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let cache = server.directory.path().join(format!("cache-{name}"));
-    let k = Kubectl { binary, config: server.kubeconfig(), cache };
+    let k = Kubectl {
+        binary,
+        config: server.kubeconfig(),
+        cache,
+    };
     k.good("get namespaces", "", "kube-system").await;
     k.good("apply -f -", MANIFEST, "pod/client created").await;
-    k.good("apply -f -", MANIFEST, "deployment.apps/web unchanged").await;
-    k.good("apply -f -", &MANIFEST.replace("value: \"1\"", "value: \"2\""), "deployment.apps/web configured").await;
-    k.good("get deployment web -o jsonpath={..env[0].value}", "", "2").await;
+    k.good("apply -f -", MANIFEST, "deployment.apps/web unchanged")
+        .await;
+    k.good(
+        "apply -f -",
+        &MANIFEST.replace("value: \"1\"", "value: \"2\""),
+        "deployment.apps/web configured",
+    )
+    .await;
+    k.good("get deployment web -o jsonpath={..env[0].value}", "", "2")
+        .await;
     k.good("get pods -o wide", "", "NOMINATED NODE").await;
     k.good("get pod client -o yaml", "", "kube-api-access-").await;
     k.good("describe pod client", "", "QoS Class:").await;
@@ -138,33 +175,73 @@ async fn walk(server: &Server, binary: &Path) {
     k.good("expose pod client --port=80", "", "exposed").await;
     k.good("get services", "", "fd00:10:96::").await;
     k.good("create namespace team", "", "created").await;
-    k.good("create configmap settings --from-literal=a=b", "", "created").await;
-    k.good("create secret generic hidden --from-literal=a=b", "", "created").await;
-    k.good("get secret hidden -o jsonpath={.data.a}", "", "Yg==").await;
-    k.good("create deployment made --image=nginx", "", "created").await;
+    k.good("create configmap settings --from-literal=a=b", "", "created")
+        .await;
+    k.good("create secret generic hidden --from-literal=a=b", "", "created")
+        .await;
+    k.good("get secret hidden -o jsonpath={.data.a}", "", "Yg==")
+        .await;
+    k.good("create deployment made --image=nginx", "", "created")
+        .await;
     k.good("auth can-i create pods", "", "yes").await;
     k.bad("get pod nope", "", "pods \"nope\" not found").await;
     let empty = "---\n{apiVersion: v1, kind: Pod, metadata: {name: x}}";
-    k.bad("create -f -", empty, "spec.containers: Required value").await;
+    k.bad("create -f -", empty, "spec.containers: Required value")
+        .await;
     // Before 1.27 kubectl checked fields and explained them by itself, from a document that we do not have.
     if name.starts_with("kubectl.1.") {
         k.good("explain pod.spec.nodeName", "", "nodeName").await;
         let typo = "---\n{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {conteiners: []}}";
-        k.bad("apply -f -", typo, "strict decoding error: unknown field \"spec.conteiners\"").await;
+        k.bad(
+            "apply -f -",
+            typo,
+            "strict decoding error: unknown field \"spec.conteiners\"",
+        )
+        .await;
     }
 
     k.good("apply -f -", DEFINITION, "created").await;
-    k.good("wait --for condition=established --timeout=10s crd/widgets.demo.seta.io", "", "condition met").await;
+    k.good(
+        "wait --for condition=established --timeout=10s crd/widgets.demo.seta.io",
+        "",
+        "condition met",
+    )
+    .await;
     k.good("apply -f -", WIDGET, "created").await;
-    k.good("apply -f -", &WIDGET.replace("replicas: 3", "replicas: 4"), "configured").await;
+    k.good(
+        "apply -f -",
+        &WIDGET.replace("replicas: 3", "replicas: 4"),
+        "configured",
+    )
+    .await;
     k.good("get wd", "", "SIZE").await;
     k.good("get wd w -o jsonpath={.spec.color}", "", "red").await;
-    k.bad("apply -f -", &WIDGET.replace("replicas: 3", "replicas: -3"), "should be greater than or equal to 0").await;
-    k.good("apply --server-side -f -", &WIDGET.replace("name: w", "name: v"), "serverside-applied").await;
+    k.bad(
+        "apply -f -",
+        &WIDGET.replace("replicas: 3", "replicas: -3"),
+        "should be greater than or equal to 0",
+    )
+    .await;
+    k.good(
+        "apply --server-side -f -",
+        &WIDGET.replace("name: w", "name: v"),
+        "serverside-applied",
+    )
+    .await;
     k.good("delete crd widgets.demo.seta.io", "", "deleted").await;
 
-    k.good("delete service/client deployment/made configmap/settings secret/hidden", "", "deleted").await;
-    k.good("delete -f - --grace-period=0 --force", MANIFEST, "pod \"client\" force deleted").await;
+    k.good(
+        "delete service/client deployment/made configmap/settings secret/hidden",
+        "",
+        "deleted",
+    )
+    .await;
+    k.good(
+        "delete -f - --grace-period=0 --force",
+        MANIFEST,
+        "pod \"client\" force deleted",
+    )
+    .await;
     k.good("get pods", "", "No resources found").await;
 }
 

@@ -1,5 +1,7 @@
 //! The server in this process, driven from outside: by raw HTTP and by the real `kubectl`.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what goes wrong ends it")]
+
 mod kubectl;
 mod rest;
 mod support;

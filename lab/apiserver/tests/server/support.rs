@@ -49,7 +49,11 @@ pub(crate) async fn start_with(watch_history: usize) -> Server {
     .await
     .unwrap();
     let entry = handle.admin_kubeconfig().unwrap();
-    Server { handle, entry, directory }
+    Server {
+        handle,
+        entry,
+        directory,
+    }
 }
 
 pub(crate) struct Answer {
@@ -86,14 +90,17 @@ impl Server {
     /// A connection; with the administrator's certificate or without any.
     async fn connect(&self, authenticated: bool) -> http1::SendRequest<Full<Bytes>> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.entry.ca_certificate.as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(self.entry.ca_certificate.as_bytes()).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots);
         let config = if authenticated {
-            let certificate = CertificateDer::from_pem_slice(self.entry.client.certificate.as_bytes()).unwrap();
+            let certificate =
+                CertificateDer::from_pem_slice(self.entry.client.certificate.as_bytes()).unwrap();
             let key = PrivateKeyDer::from_pem_slice(self.entry.client.key.as_bytes()).unwrap();
             builder.with_client_auth_cert(vec![certificate], key).unwrap()
         } else {
@@ -101,7 +108,10 @@ impl Server {
         };
         let stream = tokio::net::TcpStream::connect(self.address()).await.unwrap();
         let name = ServerName::try_from("kubernetes.default.svc").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .unwrap();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
         sender
@@ -122,7 +132,10 @@ impl Server {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        tokio::time::timeout(DEADLINE, sender.send_request(request)).await.unwrap().unwrap()
+        tokio::time::timeout(DEADLINE, sender.send_request(request))
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     pub(crate) async fn raw(
@@ -135,7 +148,11 @@ impl Server {
     ) -> Answer {
         let response = self.open(authenticated, method, path, headers, body).await;
         let (head, body) = response.into_parts();
-        let bytes = tokio::time::timeout(DEADLINE, body.collect()).await.unwrap().unwrap().to_bytes();
+        let bytes = tokio::time::timeout(DEADLINE, body.collect())
+            .await
+            .unwrap()
+            .unwrap()
+            .to_bytes();
         Answer {
             code: head.status.as_u16(),
             headers: head.headers,
@@ -148,11 +165,25 @@ impl Server {
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.raw(true, "POST", path, &[("content-type", "application/json")], body.to_string()).await
+        self.raw(
+            true,
+            "POST",
+            path,
+            &[("content-type", "application/json")],
+            body.to_string(),
+        )
+        .await
     }
 
     pub(crate) async fn patch(&self, path: &str, media_type: &str, body: &Value) -> Answer {
-        self.raw(true, "PATCH", path, &[("content-type", media_type)], body.to_string()).await
+        self.raw(
+            true,
+            "PATCH",
+            path,
+            &[("content-type", media_type)],
+            body.to_string(),
+        )
+        .await
     }
 }
 
@@ -165,7 +196,10 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn new(response: Response<Incoming>) -> Self {
         assert_eq!(response.status(), 200);
-        Self { body: response.into_body(), rest: Vec::new() }
+        Self {
+            body: response.into_body(),
+            rest: Vec::new(),
+        }
     }
 
     /// The next line; `None` at the end of the stream.
@@ -175,7 +209,9 @@ impl Lines {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = tokio::time::timeout(DEADLINE, self.body.frame()).await.expect("a line in time")?;
+            let frame = tokio::time::timeout(DEADLINE, self.body.frame())
+                .await
+                .expect("a line in time")?;
             if let Ok(data) = frame.unwrap().into_data() {
                 self.rest.extend_from_slice(&data);
             }

@@ -167,6 +167,12 @@ pub mod node {
         address([0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0x000a])
     }
 
+    /// The link-local address of the node's end of the link.
+    #[must_use]
+    pub fn node_link_local() -> Addr {
+        address([0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0x0001])
+    }
+
     /// A node with two pods.
     #[must_use]
     pub fn sim() -> Sim {

@@ -105,6 +105,8 @@ fn solicitation<C: Context>(
             None if is_probe && target.is_link_local() => {
                 return Ok(Handled::Quietly);
             }
+            // The node's end of the link has such an address, and its stack knows which.
+            None if target.is_link_local() => return Ok(Handled::Stack),
             None => return Err(DropReason::UnknownL3TargetAddress),
         }
     };

@@ -227,6 +227,7 @@ fn neighbours() -> Vec<Row> {
         consumes("probe for its own address", solicitation(Addr::UNSPECIFIED, pod(), None)),
         consumes("probe for its own link-local address", solicitation(Addr::UNSPECIFIED, pod_link_local(), None)),
         drops("who has somebody unknown", FromPod, solicitation(pod(), node::local(0x99), own_mac), UnknownL3TargetAddress),
+        row("who has the node's link-local address", FromPod, solicitation_to(pod_link_local(), node::node_link_local(), node::node_link_local(), None), TcAction::Ok),
         drops("solicitation from behind a router", FromPod, hopped, InvalidPacketDropped),
         drops("solicitation with an option of no length", FromPod, solicitation(pod(), router(), Some([1, 0, 0, 0, 0, 0, 0, 0])), InvalidPacketDropped),
         drops("probe that names its sender", FromPod, solicitation(Addr::UNSPECIFIED, router(), own_mac), InvalidPacketDropped),
@@ -318,6 +319,7 @@ fn headers() -> Vec<Row> {
         passes("an extension header of the future", &|p| p.extension(253, 3), TCP, ports),
         passes("authentication header", &|p| p.authentication(4), TCP, ports),
         passes("hop-by-hop of a packet beyond 64 KiB", &Builder::jumbo, TCP, ports),
+        jumbogram(),
         passes("first fragment", &fragment(0, true), UDP, (5000, 53)),
         passes("later fragment", &fragment(4, false), FRAGMENT, (0, 0)),
         passes("unknown transport", &|_| Builder::new(pod(), other(), b"what is this").extension(99, 0), 99, (0, 0)),
@@ -326,6 +328,21 @@ fn headers() -> Vec<Row> {
         drops("truncated transport header", FromPod, truncated, CtTruncatedOrInvalidHeader),
         drops("shorter than it says", FromPod, longer, InvalidPacketDropped),
     ]
+}
+
+/// As the kernel makes them: payload length 0.
+fn jumbogram() -> Row {
+    let zero = |mut packet: Vec<u8>| {
+        packet[14 + 4..14 + 6].fill(0);
+        packet
+    };
+    let builder = syn(pod(), other()).jumbo();
+    let ports = (40000, 80);
+    row("payload length 0 of a packet beyond 64 KiB", Program::FromPod, zero(from_pod_frame(builder.clone(), 64)), TcAction::Redirect)
+        .becomes(zero(builder.frame(NODE_MAC, OTHER_MAC, 63)))
+        .counts(&[forwarded(Ingress)])
+        .reports(&[TO_ENDPOINT])
+        .opens(&[key(pod(), other(), ports, TCP, CtKey::OUT), key(pod(), other(), ports, TCP, CtKey::IN)])
 }
 
 /// Packets of connections that are known.

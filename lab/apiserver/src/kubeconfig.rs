@@ -241,7 +241,9 @@ fn insert(config: &mut Value, entry: &Entry) {
 
 /// The file's text: YAML, when that reads back as the same; else JSON, which is YAML too.
 fn text(config: &Value) -> String {
-    match serde_saphyr::to_string(config) {
+    // One line per certificate: scripts cut them out with grep and awk.
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    match serde_saphyr::to_string_with_options(config, options) {
         Ok(yaml) if serde_saphyr::from_str::<Value>(&yaml).is_ok_and(|back| back == *config) => yaml,
         _ => format!("{config:#}\n"),
     }

@@ -68,6 +68,17 @@ fn a_file_of_our_own_goes_again() {
     let path = directory.path().join("deep/config");
     merge(&path, &entry()).unwrap();
     assert_eq!(load(&path)["users"][0]["user"]["client-key-data"], "aw==");
+    let mut long = entry();
+    long.ca_certificate = "x".repeat(1000);
+    merge(&path, &long).unwrap();
+    let line = format!(
+        "certificate-authority-data: {}",
+        STANDARD.encode(&long.ca_certificate)
+    );
+    assert!(
+        std::fs::read_to_string(&path).unwrap().contains(&line),
+        "on one line"
+    );
     remove(&path, "kind-kind").unwrap();
     assert!(!path.exists());
     remove(&path, "kind-kind").unwrap();

@@ -328,7 +328,10 @@ async fn a_node_registers_with_its_status_and_a_pod_does_not() {
     assert_eq!(made["status"]["nodeInfo"]["kubeletVersion"], "v1");
     let mut claims = pod("p", "n");
     claims["status"] = json!({"phase": "Succeeded"});
-    assert_eq!(server.post(PODS, &claims).await.json()["status"]["phase"], "Pending");
+    assert_eq!(
+        server.post(PODS, &claims).await.json()["status"]["phase"],
+        "Pending"
+    );
 }
 
 #[tokio::test]

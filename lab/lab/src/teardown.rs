@@ -1,8 +1,11 @@
 //! Taking a cluster away, whatever state it is in. Every step works on what is found, not on what should be there, so
 //! it is the same after `up`, after a crash half way, and when there is nothing.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -33,6 +36,9 @@ pub(crate) fn remove_cluster(paths: &Paths) -> anyhow::Result<()> {
     };
     attempt(remove_context(paths));
     attempt(stop_processes(paths));
+    for guest in guests(paths) {
+        eprintln!("Note: {guest} is inside the cluster's network and keeps a part of it until it ends.");
+    }
     attempt(unmount(paths));
     attempt(netns_links::remove(paths));
     attempt(remove_directory(paths));
@@ -84,6 +90,31 @@ fn stop_processes(paths: &Paths) -> anyhow::Result<()> {
         Ok::<_, anyhow::Error>(!processes.iter().any(|process| process.is_alive()))
     })?;
     killed
+}
+
+/// Processes in the cluster's network that the cluster did not start, such as a `tcpdump` under `ip netns exec`. They are
+/// their owners' to end.
+fn guests(paths: &Paths) -> Vec<String> {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|meta| meta.ino());
+    let hosts = fs::read_dir(paths.root().join("ns")).into_iter().flatten();
+    let ours: HashSet<u64> = hosts
+        .filter_map(|host| inode(&host.ok()?.path().join("net")))
+        .collect();
+    if ours.is_empty() {
+        return Vec::new();
+    }
+    let processes = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|process| Some(process.ok()?.path()));
+    processes
+        .filter(|process| inode(&process.join("ns/net")).is_some_and(|inode| ours.contains(&inode)))
+        .map(|process| {
+            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            let pid = process.file_name().unwrap_or_default().to_string_lossy();
+            format!("process {pid} ({})", name.trim_end())
+        })
+        .collect()
 }
 
 fn unmount(paths: &Paths) -> anyhow::Result<()> {

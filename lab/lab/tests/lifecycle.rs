@@ -197,12 +197,29 @@ fn a_cluster_lives_through_crashes_and_leaves_nothing() {
     assert!(lab.succeed("up", &[]).contains("Removing what was left"));
     assert_eq!(lab.status()["state"], "Running");
 
+    // A guest is named, and left to its owner.
+    let netns = format!("--net={}", lab.netns("router").display());
+    let mut guest = Command::new("nsenter")
+        .args([&netns, "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    eventually("the guest is inside", || {
+        let seen = fs::metadata(format!("/proc/{}/ns/net", guest.id())).map(|meta| meta.ino());
+        seen.ok() == fs::metadata(lab.netns("router")).map(|meta| meta.ino()).ok()
+    });
+
     // What users started on a node ends with it.
     let mut shell = lab
         .command("exec", &["t-life-worker", "--", "sleep", "1000"])
         .spawn()
         .unwrap();
-    lab.succeed("down", &[]);
+    let said = lab.succeed("down", &[]);
+    assert!(
+        said.contains(&format!("process {} (sleep)", guest.id())),
+        "{said}"
+    );
+    guest.kill().unwrap();
+    guest.wait().unwrap();
     assert!(!shell.wait().unwrap().success());
     assert_eq!(lab.traces(), [""; 0]);
     assert!(lab.succeed("down", &[]).contains("There is no cluster"));

@@ -1,7 +1,5 @@
 //! The controllers together, against the real API server in this process, with a kubelet that only pretends.
 
-#![expect(clippy::needless_pass_by_value, reason = "`json!` as an argument reads best")]
-
 use std::sync::Arc;
 use std::time::Duration;
 

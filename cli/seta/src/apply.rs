@@ -94,32 +94,21 @@ impl Applier {
     }
 
     /// Whether the API server would take the object; nothing is changed.
-    pub(crate) async fn check(&self, object: &Value) -> Result<(), ApplyError> {
-        let (api, name) = self.api(object)?;
-        let refused = |answer| ApplyError::Api {
-            object: describe(object),
-            answer: Box::new(answer),
-        };
-        match api.get_opt(&name).await.map_err(refused)? {
-            Some(live) if !self.force && !self.belongs_to_release(&live) => {
-                Err(ApplyError::Foreign(describe(object)))
-            }
-            Some(_) => Ok(()),
-            None => {
-                let parameters = PostParams {
-                    dry_run: true,
-                    field_manager: Some(MANAGER.to_owned()),
-                };
-                api.create(&parameters, &self.signed(object)?)
-                    .await
-                    .map(drop)
-                    .map_err(refused)
-            }
-        }
+    pub(crate) async fn check(&self, object: &Value, previous: Option<&Value>) -> Result<(), ApplyError> {
+        self.write(object, previous, true).await.map(drop)
     }
 
     /// Creates or changes an object. `previous` is what the revision before had.
     pub(crate) async fn apply(&self, object: &Value, previous: Option<&Value>) -> Result<Change, ApplyError> {
+        self.write(object, previous, false).await
+    }
+
+    async fn write(
+        &self,
+        object: &Value,
+        previous: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<Change, ApplyError> {
         let (api, name) = self.api(object)?;
         let refused = |answer| ApplyError::Api {
             object: describe(object),
@@ -128,7 +117,7 @@ impl Applier {
         let wanted = self.signed(object)?;
         let Some(live) = api.get_opt(&name).await.map_err(refused)? else {
             let parameters = PostParams {
-                dry_run: false,
+                dry_run,
                 field_manager: Some(MANAGER.to_owned()),
             };
             api.create(&parameters, &wanted).await.map_err(refused)?;
@@ -145,6 +134,7 @@ impl Applier {
             return Ok(Change::Unchanged);
         }
         let parameters = PatchParams {
+            dry_run,
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };

@@ -143,7 +143,9 @@ enum Metrics {
 /// Runs a verb. The exit code is 1 when the agent cannot be asked, or says that something is wrong.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { host, timeout, verb } = args;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let client = Client::new(host, Duration::from_secs(timeout));
     runtime.block_on(dispatch(&client, verb))
 }
@@ -153,7 +155,9 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Status(args) => return status::run(client, args).await,
         Verb::Monitor(args) => monitor::run(client, args).await?,
         Verb::Bpf(verb) => bpf::run(client, verb).await?,
-        Verb::Endpoint(Endpoint::List(format)) => print(client, path::ENDPOINT, format, lists::endpoints).await?,
+        Verb::Endpoint(Endpoint::List(format)) => {
+            print(client, path::ENDPOINT, format, lists::endpoints).await?
+        }
         Verb::Endpoint(Endpoint::Get { id, format }) => {
             // Cilium answers a list of one here.
             let endpoint: Value = client.get(&format!("{}/{id}", path::ENDPOINT)).await?;
@@ -161,10 +165,14 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Ip(Ip::List(format)) => print(client, path::IP, format, lists::addresses).await?,
         Verb::Ip(Ip::Get { address, format }) => get_address(client, &address, format).await?,
-        Verb::Identity(Identity::List(format)) => print(client, path::IDENTITY, format, lists::identities).await?,
+        Verb::Identity(Identity::List(format)) => {
+            print(client, path::IDENTITY, format, lists::identities).await?
+        }
         Verb::Identity(Identity::Get { id, format }) => {
             let identity: Value = client.get(&format!("{}/{id}", path::IDENTITY)).await?;
-            output::data(format.output, identity, |identity| lists::identities(vec![identity]))?;
+            output::data(format.output, identity, |identity| {
+                lists::identities(vec![identity])
+            })?;
         }
         Verb::Map(List::List(format)) => print(client, path::MAP, format, lists::maps).await?,
         Verb::Node(List::List(format)) => print(client, path::NODE, format, lists::nodes).await?,
@@ -193,16 +201,26 @@ async fn print<T: serde::de::DeserializeOwned>(
 async fn get_address(client: &Client, address: &str, format: Format) -> anyhow::Result<()> {
     let all: Vec<api::objects::IpEntry> = client.get(path::IP).await?;
     let bare = |text: &str| text.split('/').next().unwrap_or_default().to_owned();
-    let found = all.into_iter().find(|entry| entry.cidr == address || bare(&entry.cidr) == address);
+    let found = all
+        .into_iter()
+        .find(|entry| entry.cidr == address || bare(&entry.cidr) == address);
     let entry = found.with_context(|| format!("address {address} is not known"))?;
     output::data(format.output, serde_json::to_value(entry)?, lists::address)
 }
 
 async fn config(client: &Client, key: Option<String>, format: Format) -> anyhow::Result<()> {
     let value: Value = client.get(path::CONFIG).await?;
-    let Some(key) = key else { return output::data(format.output, value, lists::configuration) };
-    let found = value["spec"]["options"].get(&key).with_context(|| format!("key {key:?} is not set"))?;
-    output::or_text(format.output, &json!({ key: found }), found.as_str().unwrap_or_default())
+    let Some(key) = key else {
+        return output::data(format.output, value, lists::configuration);
+    };
+    let found = value["spec"]["options"]
+        .get(&key)
+        .with_context(|| format!("key {key:?} is not set"))?;
+    output::or_text(
+        format.output,
+        &json!({ key: found }),
+        found.as_str().unwrap_or_default(),
+    )
 }
 
 async fn version(client: &Client, format: Format) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ use crate::cli::Global;
 use crate::cluster::{self, Cluster, Told as _, detect};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::progress::{output, step};
-use crate::release::{History, Release};
+use crate::release::{History, Release, same_object};
 use crate::settings::{self, Settings};
 use crate::{config, status};
 
@@ -219,9 +219,11 @@ pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow
         last,
     } = plan;
     let applier = Applier::new(cluster.client.clone(), &cluster.namespace, force);
+    let previous = history.objects().await?;
     for manifest in manifests {
+        let old = previous.iter().find(|old| same_object(old, &manifest.object));
         applier
-            .check(&manifest.object)
+            .check(&manifest.object, old)
             .await
             .context("nothing was changed")?;
     }
@@ -236,7 +238,6 @@ pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow
     )?;
     history.create(&release).await.context("nothing was changed")?;
 
-    let previous = last.map(Release::objects).unwrap_or_default();
     let mut done = Vec::new();
     match apply_all(&applier, manifests, &previous, &mut done).await {
         Ok(()) => {
@@ -272,14 +273,11 @@ async fn apply_all(
     previous: &[Value],
     done: &mut Vec<String>,
 ) -> anyhow::Result<()> {
-    let same = |one: &Value, other: &Value| {
-        one["kind"] == other["kind"] && one["metadata"]["name"] == other["metadata"]["name"]
-    };
     for manifest in manifests {
         let object = &manifest.object;
         let name = describe(object);
         let change = applier
-            .apply(object, previous.iter().find(|old| same(old, object)))
+            .apply(object, previous.iter().find(|old| same_object(old, object)))
             .await?;
         match change {
             Change::Created => step("🚀", format_args!("Created {name}")),
@@ -291,7 +289,11 @@ async fn apply_all(
         }
     }
     for old in previous {
-        if !manifests.iter().any(|manifest| same(&manifest.object, old)) && applier.delete(old).await? {
+        if !manifests
+            .iter()
+            .any(|manifest| same_object(&manifest.object, old))
+            && applier.delete(old).await?
+        {
             let name = describe(old);
             step("🔥", format_args!("Deleted {name}"));
             done.push(name);

@@ -219,6 +219,11 @@ impl Release {
     }
 }
 
+/// Whether two manifests are of the same object.
+pub(crate) fn same_object(one: &Value, other: &Value) -> bool {
+    one["kind"] == other["kind"] && one["metadata"]["name"] == other["metadata"]["name"]
+}
+
 /// The revisions of the release in a cluster.
 pub(crate) struct History {
     secrets: Api<Secret>,
@@ -255,6 +260,27 @@ impl History {
             .last()
             .map(|(_, secret)| Release::from_secret(secret))
             .transpose()
+    }
+
+    /// The objects that may be in the cluster: those of the newest deployed revision, and further ones of revisions
+    /// after it that failed or were interrupted.
+    pub(crate) async fn objects(&self) -> Result<Vec<Value>, ReleaseError> {
+        let mut attempts: Vec<Release> = Vec::new();
+        for (_, secret) in self.revisions().await?.iter().rev() {
+            let release = Release::from_secret(secret)?;
+            let deployed = release.status() == "deployed";
+            attempts.push(release);
+            if deployed {
+                break;
+            }
+        }
+        let mut objects: Vec<Value> = Vec::new();
+        for object in attempts.iter().rev().flat_map(Release::objects) {
+            if !objects.iter().any(|known| same_object(known, &object)) {
+                objects.push(object);
+            }
+        }
+        Ok(objects)
     }
 
     /// Stores a new revision.

@@ -18,7 +18,7 @@ use crate::cluster::{self, Cluster, Told as _};
 use crate::failure::EXIT_CODES;
 use crate::install::duration;
 use crate::progress::{Waiting, step};
-use crate::release::{History, Release};
+use crate::release::History;
 
 /// Name of the DaemonSet that cleans the nodes.
 const CLEANUP: &str = "cilium-node-cleanup";
@@ -71,7 +71,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         );
     }
     let applier = Applier::new(cluster.client.clone(), &cluster.namespace, false);
-    let objects = last.objects();
+    let objects = history.objects().await?;
     let (workloads, others): (Vec<_>, Vec<_>) = objects
         .iter()
         .partition(|object| object["kind"] == "DaemonSet" || object["kind"] == "Deployment");
@@ -80,7 +80,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     }
     wait_for_pods(&cluster, arguments.timeout).await?;
     if !arguments.keep_nodes {
-        clean_nodes(&cluster, &last, arguments.timeout).await?;
+        clean_nodes(&cluster, &objects, arguments.timeout).await?;
     }
     for object in others.iter().rev() {
         remove(&applier, object).await?;
@@ -129,8 +129,7 @@ async fn wait_for_pods(cluster: &Cluster, limit: Duration) -> anyhow::Result<()>
 }
 
 /// Runs `seta node-cleanup` on every node on which an agent ran.
-async fn clean_nodes(cluster: &Cluster, release: &Release, limit: Duration) -> anyhow::Result<()> {
-    let objects = release.objects();
+async fn clean_nodes(cluster: &Cluster, objects: &[Value], limit: Duration) -> anyhow::Result<()> {
     let Some(agent) = objects.iter().find(|object| object["kind"] == "DaemonSet") else {
         return Ok(());
     };
@@ -183,7 +182,8 @@ async fn wait_for_cleanup(daemonsets: &Api<DaemonSet>, limit: Duration) -> anyho
     }
 }
 
-/// The agent's own DaemonSet with another command: the same nodes, image and directories.
+/// The agent's own DaemonSet with another command: the same image and directories, and every node, as an agent may
+/// have run where the values of today would not let it.
 fn cleanup(agent: &Value) -> Value {
     let pod = &agent["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
@@ -210,9 +210,8 @@ fn cleanup(agent: &Value) -> Value {
                     "automountServiceAccountToken": false,
                     "terminationGracePeriodSeconds": 1,
                     "priorityClassName": pod["priorityClassName"],
-                    "nodeSelector": pod["nodeSelector"],
-                    "affinity": pod["affinity"],
-                    "tolerations": pod["tolerations"],
+                    "nodeSelector": { "kubernetes.io/os": "linux" },
+                    "tolerations": [{ "operator": "Exists" }],
                     "imagePullSecrets": pod["imagePullSecrets"],
                     "volumes": without_config(&pod["volumes"]),
                     "containers": [{

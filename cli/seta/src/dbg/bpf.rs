@@ -45,7 +45,10 @@ pub(super) enum CtTable {
 
 pub(super) async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
     let (path, format) = match &verb {
-        Verb::Ct(Ct::List { table: CtTable::Global, format }) => (path::BPF_CT, format),
+        Verb::Ct(Ct::List {
+            table: CtTable::Global,
+            format,
+        }) => (path::BPF_CT, format),
         Verb::Metrics(List::List(format)) => (path::BPF_METRICS, format),
         Verb::Ipcache(List::List(format)) => (path::BPF_IPCACHE, format),
         Verb::Endpoint(List::List(format)) => (path::BPF_ENDPOINT, format),
@@ -61,7 +64,9 @@ pub(super) async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
 }
 
 fn connections(list: Vec<Connection>) -> Vec<Vec<String>> {
-    list.iter().map(|connection| vec![connection_line(connection)]).collect()
+    list.iter()
+        .map(|connection| vec![connection_line(connection)])
+        .collect()
 }
 
 fn connection_line(connection: &Connection) -> String {
@@ -106,7 +111,12 @@ fn connection_line(connection: &Connection) -> String {
 fn metrics(list: Vec<DatapathMetric>) -> Vec<Vec<String>> {
     let mut table = vec![row(["REASON", "DIRECTION", "PACKETS", "BYTES"])];
     table.extend(list.into_iter().map(|metric| {
-        vec![metric.reason, metric.direction, metric.packets.to_string(), metric.bytes.to_string()]
+        vec![
+            metric.reason,
+            metric.direction,
+            metric.packets.to_string(),
+            metric.bytes.to_string(),
+        ]
     }));
     table
 }
@@ -115,7 +125,11 @@ fn ipcache(mut list: Vec<CacheEntry>) -> Vec<Vec<String>> {
     list.sort_by(|a, b| a.prefix.cmp(&b.prefix));
     let mut table = vec![row(["IP PREFIX/ADDRESS", "IDENTITY"])];
     table.extend(list.into_iter().map(|entry| {
-        let flags = if entry.flags == 0 { "<none>".to_owned() } else { format!("{:#x}", entry.flags) };
+        let flags = if entry.flags == 0 {
+            "<none>".to_owned()
+        } else {
+            format!("{:#x}", entry.flags)
+        };
         let info = format!(
             "identity={} encryptkey=0 tunnelendpoint={} flags={flags}",
             entry.identity,

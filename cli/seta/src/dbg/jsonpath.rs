@@ -39,7 +39,11 @@ impl FromStr for JsonPath {
         }
         if !rest.is_empty() {
             // As kubectl does: a path without braces is a path.
-            parts.push(if parts.is_empty() { parse_path(rest)? } else { Part::Text(rest.to_owned()) });
+            parts.push(if parts.is_empty() {
+                parse_path(rest)?
+            } else {
+                Part::Text(rest.to_owned())
+            });
         }
         Ok(Self(parts))
     }
@@ -54,7 +58,9 @@ fn parse_path(text: &str) -> anyhow::Result<Part> {
     while !rest.is_empty() {
         if let Some(inside) = rest.strip_prefix('[') {
             let (index, behind) = inside.split_once(']').context("a bracket is not closed")?;
-            let key = index.strip_prefix('\'').and_then(|index| index.strip_suffix('\''));
+            let key = index
+                .strip_prefix('\'')
+                .and_then(|index| index.strip_suffix('\''));
             steps.push(match (key, index) {
                 (Some(key), _) => Step::Key(key.to_owned()),
                 (None, "*") => Step::All,
@@ -70,7 +76,9 @@ fn parse_path(text: &str) -> anyhow::Result<Part> {
                 "" if behind.starts_with('[') => {}
                 "" => bail!("{text:?} has an empty name"),
                 "*" => steps.push(Step::All),
-                key if key.contains([' ', '(', '?', '@']) => bail!("{text:?} is more JSONPath than is spoken here"),
+                key if key.contains([' ', '(', '?', '@']) => {
+                    bail!("{text:?} is more JSONPath than is spoken here")
+                }
                 key => steps.push(Step::Key(key.to_owned())),
             }
             rest = behind;
@@ -87,7 +95,9 @@ impl JsonPath {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Path(steps) => {
-                    let found = steps.iter().try_fold(vec![value], |values, step| walk(values, step))?;
+                    let found = steps
+                        .iter()
+                        .try_fold(vec![value], |values, step| walk(values, step))?;
                     text.push_str(&found.into_iter().map(render).collect::<Vec<_>>().join(" "));
                 }
             }
@@ -101,7 +111,11 @@ fn walk<'a>(values: Vec<&'a Value>, step: &Step) -> anyhow::Result<Vec<&'a Value
     for value in values {
         match step {
             Step::Key(key) => found.push(value.get(key).with_context(|| format!("{key} is not found"))?),
-            Step::Index(index) => found.push(value.get(index).with_context(|| format!("there is no element {index}"))?),
+            Step::Index(index) => found.push(
+                value
+                    .get(index)
+                    .with_context(|| format!("there is no element {index}"))?,
+            ),
             Step::All => match value {
                 Value::Array(elements) => found.extend(elements),
                 Value::Object(members) => found.extend(members.values()),

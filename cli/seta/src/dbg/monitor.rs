@@ -57,7 +57,9 @@ pub(super) async fn run(client: &Client, args: Args) -> anyhow::Result<()> {
     let mut names = Names::default();
     client
         .lines(path::MONITOR, |line| {
-            let Ok(event) = serde_json::from_slice::<Event>(line) else { return true };
+            let Ok(event) = serde_json::from_slice::<Event>(line) else {
+                return true;
+            };
             if !args.wants(&event) {
                 return true;
             }
@@ -86,7 +88,10 @@ impl Names {
         if !self.0.contains_key(&ifindex) {
             self.0 = read_names();
         }
-        self.0.entry(ifindex).or_insert_with(|| ifindex.to_string()).clone()
+        self.0
+            .entry(ifindex)
+            .or_insert_with(|| ifindex.to_string())
+            .clone()
     }
 }
 
@@ -94,14 +99,27 @@ fn read_names() -> HashMap<u32, String> {
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {
-            let index = fs::read_to_string(entry.path().join("ifindex")).ok()?.trim().parse().ok()?;
+            let index = fs::read_to_string(entry.path().join("ifindex"))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()?;
             Some((index, entry.file_name().to_string_lossy().into_owned()))
         })
         .collect()
 }
 
 fn text(event: &Event, interface: &str) -> String {
-    let Event { source, destination, hash, src_identity, dst_identity, state, summary, .. } = event;
+    let Event {
+        source,
+        destination,
+        hash,
+        src_identity,
+        dst_identity,
+        state,
+        summary,
+        ..
+    } = event;
     match event.kind.as_str() {
         "drop" => format!(
             "xx drop ({}) flow {hash:#x} to endpoint {destination}, ifindex {interface}, identity \
@@ -152,7 +170,9 @@ mod tests {
         for (event, expected) in [
             (
                 event("trace", "to-endpoint"),
-                format!("-> endpoint 9 flow 0xabc, identity 1->300 state new ifindex eth0 orig-ip ::: {conn}"),
+                format!(
+                    "-> endpoint 9 flow 0xabc, identity 1->300 state new ifindex eth0 orig-ip ::: {conn}"
+                ),
             ),
             (
                 event("trace", "from-network"),
@@ -171,10 +191,19 @@ mod tests {
 
     #[test]
     fn filters_narrow_and_losses_always_pass() {
-        let args = Args { kinds: vec![Kind::Drop], from: vec![7], to: vec![], related_to: vec![9], json: false };
+        let args = Args {
+            kinds: vec![Kind::Drop],
+            from: vec![7],
+            to: vec![],
+            related_to: vec![9],
+            json: false,
+        };
         assert!(args.wants(&event("drop", "x")));
         assert!(!args.wants(&event("trace", "x")));
-        assert!(!args.wants(&Event { source: 8, ..event("drop", "x") }));
+        assert!(!args.wants(&Event {
+            source: 8,
+            ..event("drop", "x")
+        }));
         assert!(args.wants(&event("lost", "")));
     }
 }

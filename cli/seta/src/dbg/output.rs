@@ -75,7 +75,10 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
             line.push_str(cell);
             if column + 1 < row.len() {
                 let width = widths.get(column).copied().unwrap_or(0) + 3;
-                line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
+                line.extend(std::iter::repeat_n(
+                    ' ',
+                    width.saturating_sub(cell.chars().count()),
+                ));
             }
         }
         text.push_str(line.trim_end());

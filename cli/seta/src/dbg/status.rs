@@ -48,12 +48,21 @@ pub(super) async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode>
     let status: StatusResponse = serde_json::from_value(value).context("reading the agent's status")?;
     let wrong = problem(&status);
     if args.brief {
-        println!("{}", wrong.as_ref().map_or_else(|| "OK".to_owned(), |wrong| format!("error in {wrong}")));
+        println!(
+            "{}",
+            wrong
+                .as_ref()
+                .map_or_else(|| "OK".to_owned(), |wrong| format!("error in {wrong}"))
+        );
     } else {
         print!("{}", text(&status, &args));
     }
     let healthy = !status.cilium.state.is_bad() && (!args.brief || wrong.is_none());
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The first thing that is wrong, in the order in which Cilium looks.
@@ -62,13 +71,25 @@ fn problem(status: &StatusResponse) -> Option<String> {
         ("kvstore", status.kvstore.state, &status.kvstore.msg),
         ("kubernetes", status.kubernetes.state, &status.kubernetes.msg),
         ("cilium", status.cilium.state, &status.cilium.msg),
-        ("cilium-health", status.cluster.cilium_health.state, &status.cluster.cilium_health.msg),
+        (
+            "cilium-health",
+            status.cluster.cilium_health.state,
+            &status.cluster.cilium_health.msg,
+        ),
     ];
     let subsystem = subsystems.into_iter().find(|(_, state, _)| state.is_bad());
-    subsystem.map(|(name, _, message)| format!("{name}: {message}")).or_else(|| {
-        let controller = status.controllers.iter().find(|c| c.status.consecutive_failure_count > 0)?;
-        Some(format!("controller {}: {}", controller.name, controller.status.last_failure_msg))
-    })
+    subsystem
+        .map(|(name, _, message)| format!("{name}: {message}"))
+        .or_else(|| {
+            let controller = status
+                .controllers
+                .iter()
+                .find(|c| c.status.consecutive_failure_count > 0)?;
+            Some(format!(
+                "controller {}: {}",
+                controller.name, controller.status.last_failure_msg
+            ))
+        })
 }
 
 /// Lines of a name and what belongs to it.
@@ -91,31 +112,56 @@ impl Rows {
 fn text(status: &StatusResponse, args: &Args) -> String {
     let mut rows = Rows::default();
     rows.line("KVStore", &[status.kvstore.state.as_str(), &status.kvstore.msg]);
-    rows.line("Kubernetes", &[status.kubernetes.state.as_str(), &status.kubernetes.msg]);
+    rows.line(
+        "Kubernetes",
+        &[status.kubernetes.state.as_str(), &status.kubernetes.msg],
+    );
     if status.kubernetes.state != State::Disabled {
         let mut kinds = status.kubernetes.k8s_api_versions.clone();
         kinds.sort();
         rows.line("Kubernetes APIs", &[&format!("[\"{}\"]", kinds.join("\", \""))]);
     }
-    rows.line("KubeProxyReplacement", &[&status.kube_proxy_replacement.mode, &devices(status)]);
+    rows.line(
+        "KubeProxyReplacement",
+        &[&status.kube_proxy_replacement.mode, &devices(status)],
+    );
     rows.line("Host firewall", &[&status.host_firewall.mode]);
     rows.line("SRv6", &[enabled(status.srv6.enabled)]);
     rows.line("CNI Chaining", &[&status.cni_chaining.mode]);
     rows.line("CNI Config file", &[&status.cni_file.msg]);
     rows.line("Cilium", &[status.cilium.state.as_str(), &status.cilium.msg]);
     if !status.stale.is_empty() {
-        let stale: Vec<_> = status.stale.iter().map(|(probe, since)| format!("{probe:?} since {since}")).collect();
+        let stale: Vec<_> = status
+            .stale
+            .iter()
+            .map(|(probe, since)| format!("{probe:?} since {since}"))
+            .collect();
         rows.line("Stale status", &[&stale.join(", ")]);
     }
     let monitor = &status.node_monitor;
-    rows.line("NodeMonitor", &[&format!(
-        "Listening for events on {} CPUs with {}x{} of shared memory",
-        monitor.cpus, monitor.npages, monitor.pagesize
-    )]);
+    rows.line(
+        "NodeMonitor",
+        &[&format!(
+            "Listening for events on {} CPUs with {}x{} of shared memory",
+            monitor.cpus, monitor.npages, monitor.pagesize
+        )],
+    );
     if monitor.lost != 0 || monitor.unknown != 0 {
-        rows.detail("", format!("{} events lost, {} unknown notifications", monitor.lost, monitor.unknown));
+        rows.detail(
+            "",
+            format!(
+                "{} events lost, {} unknown notifications",
+                monitor.lost, monitor.unknown
+            ),
+        );
     }
-    rows.line("Cilium health daemon", &[status.cluster.cilium_health.state.as_str(), &status.cluster.cilium_health.msg]);
+    rows.line(
+        "Cilium health daemon",
+        &[
+            status.cluster.cilium_health.state.as_str(),
+            &status.cluster.cilium_health.msg,
+        ],
+    );
     rows.line("IPAM", &[&status.ipam.status]);
     if args.all_addresses || args.verbose {
         rows.line("Allocated addresses", &[]);
@@ -130,18 +176,34 @@ fn text(status: &StatusResponse, args: &Args) -> String {
     let network = if routing.tunnel_protocol.is_empty() {
         routing.inter_host_routing_mode.clone()
     } else {
-        format!("{} [{}]", routing.inter_host_routing_mode, routing.tunnel_protocol)
+        format!(
+            "{} [{}]",
+            routing.inter_host_routing_mode, routing.tunnel_protocol
+        )
     };
-    rows.line("Routing", &[&format!("Network: {network}"), &format!("Host: {}", routing.intra_host_routing_mode)]);
+    rows.line(
+        "Routing",
+        &[
+            &format!("Network: {network}"),
+            &format!("Host: {}", routing.intra_host_routing_mode),
+        ],
+    );
     rows.line("Attach Mode", &[&status.attach_mode]);
     rows.line("Device Mode", &[&status.datapath_mode]);
     rows.line("Masquerading", &[&masquerading(status)]);
     if args.verbose {
         rows.line("Clock Source for BPF", &[&status.clock_source.mode]);
     }
-    let failing = status.controllers.iter().filter(|c| c.status.consecutive_failure_count > 0).count();
+    let failing = status
+        .controllers
+        .iter()
+        .filter(|c| c.status.consecutive_failure_count > 0)
+        .count();
     let all = status.controllers.len();
-    rows.line("Controller Status", &[&format!("{}/{all} healthy", all - failing)]);
+    rows.line(
+        "Controller Status",
+        &[&format!("{}/{all} healthy", all - failing)],
+    );
     controllers(status, args.all_controllers || args.verbose, &mut rows);
     let proxy = if status.proxy.state == State::Disabled {
         "No managed proxy redirect".to_owned()
@@ -150,7 +212,10 @@ fn text(status: &StatusResponse, args: &Args) -> String {
     };
     rows.line("Proxy Status", &[&proxy]);
     let range = status.identity_range;
-    rows.line("Global Identity Range", &[&format!("min {}, max {}", range.min_identity, range.max_identity)]);
+    rows.line(
+        "Global Identity Range",
+        &[&format!("min {}, max {}", range.min_identity, range.max_identity)],
+    );
     rows.line("Hubble", &[status.hubble.state.as_str(), &status.hubble.msg]);
     if args.verbose {
         details(status, &mut rows);
@@ -162,11 +227,19 @@ fn text(status: &StatusResponse, args: &Args) -> String {
 fn devices(status: &StatusResponse) -> String {
     let replacement = &status.kube_proxy_replacement;
     let list = replacement.device_list.iter().map(|device| {
-        let direct = if device.name == replacement.direct_routing_device { " (Direct Routing)" } else { "" };
+        let direct = if device.name == replacement.direct_routing_device {
+            " (Direct Routing)"
+        } else {
+            ""
+        };
         format!("{} {}{direct}", device.name, device.ip.join(" "))
     });
     let list = list.collect::<Vec<_>>().join(", ");
-    if list.is_empty() { list } else { format!("[{list}]") }
+    if list.is_empty() {
+        list
+    } else {
+        format!("[{list}]")
+    }
 }
 
 fn enabled(on: bool) -> &'static str {
@@ -197,11 +270,24 @@ fn masquerading(status: &StatusResponse) -> String {
 }
 
 fn controllers(status: &StatusResponse, all: bool, rows: &mut Rows) {
-    let shown = status.controllers.iter().filter(|c| all || c.status.consecutive_failure_count > 0);
+    let shown = status
+        .controllers
+        .iter()
+        .filter(|c| all || c.status.consecutive_failure_count > 0);
     for controller in shown {
         let counts = &controller.status;
-        let or_never = |time: &str| if time.is_empty() { "never".to_owned() } else { time.to_owned() };
-        let message = if counts.last_failure_msg.is_empty() { "no error" } else { &counts.last_failure_msg };
+        let or_never = |time: &str| {
+            if time.is_empty() {
+                "never".to_owned()
+            } else {
+                time.to_owned()
+            }
+        };
+        let message = if counts.last_failure_msg.is_empty() {
+            "no error"
+        } else {
+            &counts.last_failure_msg
+        };
         let counted = format!(
             "last success {}, last error {}, {} ok, {} failed ({} in a row): {message}",
             or_never(&counts.last_success_timestamp),
@@ -222,7 +308,10 @@ fn details(status: &StatusResponse, rows: &mut Rows) {
     rows.line("BPF Programs", &[]);
     for attachment in &status.attachments {
         let place = format!("{} {}", attachment.device, attachment.direction);
-        rows.detail(&place, format!("{} (program {})", attachment.program, attachment.program_id));
+        rows.detail(
+            &place,
+            format!("{} (program {})", attachment.program, attachment.program_id),
+        );
     }
     rows.line("Direct Routes", &[]);
     for route in &status.routing.direct_routes {
@@ -248,11 +337,18 @@ mod tests {
     }
 
     fn status() -> StatusResponse {
-        let mut status = StatusResponse { cilium: Status::new(State::Ok, "v0.1.0"), ..StatusResponse::default() };
+        let mut status = StatusResponse {
+            cilium: Status::new(State::Ok, "v0.1.0"),
+            ..StatusResponse::default()
+        };
         status.ipam.status = "IPv6: 5/65534 allocated from fd00:10:244::/64,".to_owned();
         status.routing.inter_host_routing_mode = "Native".to_owned();
         status.routing.intra_host_routing_mode = "BPF".to_owned();
-        status.ipv6_big_tcp = BigTcp { enabled: true, max_gro: 196_608, max_gso: 196_608 };
+        status.ipv6_big_tcp = BigTcp {
+            enabled: true,
+            max_gro: 196_608,
+            max_gso: 196_608,
+        };
         status
     }
 
@@ -263,14 +359,39 @@ mod tests {
         assert_eq!(
             names,
             [
-                "KVStore", "Kubernetes", "KubeProxyReplacement", "Host firewall", "SRv6", "CNI Chaining",
-                "CNI Config file", "Cilium", "NodeMonitor", "Cilium health daemon", "IPAM", "IPv4 BIG TCP",
-                "IPv6 BIG TCP", "BandwidthManager", "Routing", "Attach Mode", "Device Mode", "Masquerading",
-                "Controller Status", "Proxy Status", "Global Identity Range", "Hubble", "Encryption",
+                "KVStore",
+                "Kubernetes",
+                "KubeProxyReplacement",
+                "Host firewall",
+                "SRv6",
+                "CNI Chaining",
+                "CNI Config file",
+                "Cilium",
+                "NodeMonitor",
+                "Cilium health daemon",
+                "IPAM",
+                "IPv4 BIG TCP",
+                "IPv6 BIG TCP",
+                "BandwidthManager",
+                "Routing",
+                "Attach Mode",
+                "Device Mode",
+                "Masquerading",
+                "Controller Status",
+                "Proxy Status",
+                "Global Identity Range",
+                "Hubble",
+                "Encryption",
             ]
         );
-        assert!(text.contains("Routing:                 Network: Native   Host: BPF\n"), "{text}");
-        assert!(text.contains("IPv6 BIG TCP:            Enabled   [196608]\n"), "{text}");
+        assert!(
+            text.contains("Routing:                 Network: Native   Host: BPF\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("IPv6 BIG TCP:            Enabled   [196608]\n"),
+            "{text}"
+        );
         assert!(text.contains("Cilium:                  Ok   v0.1.0\n"), "{text}");
     }
 
@@ -283,8 +404,14 @@ mod tests {
             last_failure_msg: "no route".to_owned(),
             ..ControllerCounts::default()
         };
-        status.controllers.push(ControllerStatus { name: "sync-routes".to_owned(), status: counts });
-        assert_eq!(problem(&status).as_deref(), Some("controller sync-routes: no route"));
+        status.controllers.push(ControllerStatus {
+            name: "sync-routes".to_owned(),
+            status: counts,
+        });
+        assert_eq!(
+            problem(&status).as_deref(),
+            Some("controller sync-routes: no route")
+        );
         status.kubernetes.state = State::Failure;
         status.kubernetes.msg = "refused".to_owned();
         assert_eq!(problem(&status).as_deref(), Some("kubernetes: refused"));

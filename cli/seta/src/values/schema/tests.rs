@@ -121,6 +121,10 @@ fn every_problem_is_told_by_name() {
             "cluster.name= is not possible: it must not be empty",
         ),
         (
+            json!({"podAnnotations": {"a": 1}}),
+            "podAnnotations.a=1 is not possible: it must be a string",
+        ),
+        (
             json!({"extraConfig": {"a": [1]}}),
             "extraConfig.a=[1] is not possible: it must be a string or an integer",
         ),

@@ -225,6 +225,11 @@ async fn environment(request: &Start<'_>) -> Result<Env, StartError> {
     }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut services = Env::default();
+    // An address given on the command line replaces the service's: nothing of the service may then be mixed in.
+    let given = context.args.kubernetes_service_host;
+    let hidden = |service: &Service| {
+        given.is_some() && service.metadata.name.as_deref() == Some("kubernetes") && namespace == "default"
+    };
     if spec.enable_service_links != Some(false) {
         let api: Api<Service> = Api::namespaced(context.client.clone(), namespace);
         // Without the list the variables are missing, which is better than no container.
@@ -233,11 +238,13 @@ async fn environment(request: &Start<'_>) -> Result<Env, StartError> {
             .await
             .map(|list| list.items)
             .unwrap_or_default()
+            .into_iter()
+            .filter(|service| !hidden(service))
         {
             env::of_service(&service, &mut services);
         }
     }
-    match context.args.kubernetes_service_host {
+    match given {
         Some(host) => {
             let port = i32::from(context.args.kubernetes_service_port);
             env::of_address(

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+pub mod fuzz;
 mod memory;
 pub mod rows;
 

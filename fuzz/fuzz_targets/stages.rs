@@ -1,0 +1,4 @@
+//! Whole programs on any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sim::fuzz::stages(data));

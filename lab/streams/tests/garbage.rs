@@ -72,7 +72,7 @@ proptest! {
             // The head of a SPDY control frame that fits, so that more of the way is gone.
             let length = bytes.len() - 8;
             bytes[..3].copy_from_slice(&[0x80, 3, 0]);
-            bytes[3] = bytes[3] % 10;
+            bytes[3] %= 10;
             bytes[5..8].copy_from_slice(&[0, (length >> 8) as u8, length as u8]);
         }
         runtime.block_on(async {

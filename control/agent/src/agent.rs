@@ -67,9 +67,13 @@ pub(crate) struct Agent {
 impl Agent {
     /// Everything that exists is served, and new pods are taken.
     pub(crate) fn set_ready(&self) {
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let millis = u64::try_from(self.started.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         // Only the first time counts.
-        let _ = self.ready_after.compare_exchange(0, millis, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .ready_after
+            .compare_exchange(0, millis, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// How long it took to become ready; nothing when it is not yet.

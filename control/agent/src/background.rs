@@ -50,15 +50,21 @@ pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, 
         async move { Ok(axum::serve(UnixListener::from_std(socket?)?, router).await?) }
     });
     let (own, port) = (Arc::clone(agent), agent.config.health_port);
-    tasks.keep("serve-health", move || health::serve_health(Arc::clone(&own), port));
+    tasks.keep("serve-health", move || {
+        health::serve_health(Arc::clone(&own), port)
+    });
     if let Some(address) = agent.config.prometheus {
         let own = Arc::clone(agent);
-        tasks.keep("serve-metrics", move || health::serve_metrics(Arc::clone(&own), address));
+        tasks.keep("serve-metrics", move || {
+            health::serve_metrics(Arc::clone(&own), address)
+        });
     }
     let own = Arc::clone(agent);
     tasks.keep("read-events", move || read_events(Arc::clone(&own)));
     let own = Arc::clone(agent);
-    tasks.every("conntrack-gc", CONNTRACK_PERIOD, move || collect_connections(Arc::clone(&own)));
+    tasks.every("conntrack-gc", CONNTRACK_PERIOD, move || {
+        collect_connections(Arc::clone(&own))
+    });
     let own = Arc::clone(agent);
     tasks.keep("follow-devices", move || follow_devices(Arc::clone(&own)));
     let own = Arc::clone(agent);
@@ -79,7 +85,10 @@ pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, 
                 return Ok(());
             }
             cleared.get_or_try_init(|| Spares::clear(&agent.netlink)).await?;
-            Ok(agent.spares.refill(&agent.netlink, &agent.datapath, agent.mtu).await?)
+            Ok(agent
+                .spares
+                .refill(&agent.netlink, &agent.datapath, agent.mtu)
+                .await?)
         }
     });
     let own = Arc::clone(agent);
@@ -98,7 +107,8 @@ pub(crate) fn watch(
     health: watch::Sender<std::collections::BTreeMap<k8s::Kind, k8s::WatchState>>,
 ) {
     tasks.keep("watch-cluster", move || {
-        let (cluster, node, feed, health) = (cluster.clone(), node.clone(), Arc::clone(&feed), health.clone());
+        let (cluster, node, feed, health) =
+            (cluster.clone(), node.clone(), Arc::clone(&feed), health.clone());
         async move {
             let mut watches = cluster.watch(&node);
             let mut states = watches.health();
@@ -178,7 +188,12 @@ async fn collect_connections(agent: Arc<Agent>) -> anyhow::Result<()> {
             tokio::task::yield_now().await;
         }
         let report = pass.report();
-        tracing::debug!(table = table.name(), seen = report.seen, removed = report.removed, "connections collected");
+        tracing::debug!(
+            table = table.name(),
+            seen = report.seen,
+            removed = report.removed,
+            "connections collected"
+        );
     }
     Ok(())
 }

@@ -16,7 +16,8 @@ impl Default for Changes {
 impl Changes {
     /// Something changed.
     pub(crate) fn touch(&self) {
-        self.0.send_modify(|generation| *generation = generation.wrapping_add(1));
+        self.0
+            .send_modify(|generation| *generation = generation.wrapping_add(1));
     }
 
     /// Follows from now on.

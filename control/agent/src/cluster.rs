@@ -24,8 +24,19 @@ impl Feed {
     /// A feed of `view` on behalf of `node`; `changed` is told of every change, `complete` when every kind was
     /// listed once.
     #[must_use]
-    pub(crate) fn new(view: SharedView, node: String, changed: Changes, complete: watch::Sender<bool>) -> Self {
-        Self { view, node, changed, synced: BTreeSet::new(), complete }
+    pub(crate) fn new(
+        view: SharedView,
+        node: String,
+        changed: Changes,
+        complete: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            view,
+            node,
+            changed,
+            synced: BTreeSet::new(),
+            complete,
+        }
     }
 
     /// Stores one event.
@@ -113,13 +124,19 @@ mod tests {
         let changed = Changes::default();
         let (complete, is_complete) = watch::channel(false);
         let mut feed = Feed::new(view.clone(), "kind-worker".into(), changed, complete);
-        let node = |name: &str| Node { name: name.into(), ..Node::default() };
+        let node = |name: &str| Node {
+            name: name.into(),
+            ..Node::default()
+        };
         feed.take(Input::Node(Change::Upsert(node("kind-control-plane"))));
         assert!(view.lock().node.is_none());
         feed.take(Input::Node(Change::Upsert(node("kind-worker"))));
         assert!(view.lock().node.is_some());
         let pod = ObjectName::new("default", "client");
-        feed.take(Input::Pod(Change::Upsert(Pod { name: pod.clone(), ..Pod::default() })));
+        feed.take(Input::Pod(Change::Upsert(Pod {
+            name: pod.clone(),
+            ..Pod::default()
+        })));
         assert_eq!(view.lock().pods.len(), 1);
         feed.take(Input::Pod(Change::Remove(pod)));
         assert_eq!(view.lock().pods.len(), 0);

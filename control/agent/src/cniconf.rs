@@ -35,7 +35,10 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 fn set_others_aside(directory: &Path, own: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
-        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        let ending = path
+            .extension()
+            .and_then(|ending| ending.to_str())
+            .unwrap_or_default();
         if path != own && matches!(ending, "conf" | "conflist" | "json") {
             let mut aside = path.clone().into_os_string();
             aside.push(format!(".{ASIDE}"));
@@ -91,12 +94,22 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("05-cilium.conflist");
         write(&path, true).expect("written");
-        let first = std::fs::metadata(&path).expect("a file").modified().expect("a time");
+        let first = std::fs::metadata(&path)
+            .expect("a file")
+            .modified()
+            .expect("a time");
         write(&path, true).expect("still there");
-        assert_eq!(std::fs::metadata(&path).expect("a file").modified().expect("a time"), first);
+        assert_eq!(
+            std::fs::metadata(&path)
+                .expect("a file")
+                .modified()
+                .expect("a time"),
+            first
+        );
         std::fs::write(&path, "{}").expect("changed");
         write(&path, true).expect("written again");
-        let list: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+        let list: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
         assert_eq!(list["plugins"][0]["type"], "cilium-cni");
         remove(&path).expect("removed");
         remove(&path).expect("is not there any more");

@@ -40,7 +40,10 @@ fn keys(directory: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut keys = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(failed(directory))? {
         let path = entry.map_err(failed(directory))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         // A mounted ConfigMap keeps its versions in `..data` and directories beside it.
         if name.starts_with("..") {
             continue;

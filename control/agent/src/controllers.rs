@@ -47,7 +47,12 @@ impl Controllers {
     #[must_use]
     pub(crate) fn snapshot(&self) -> Vec<ControllerStatus> {
         let all = self.lock();
-        all.iter().map(|(name, counts)| ControllerStatus { name: (*name).to_owned(), status: counts.clone() }).collect()
+        all.iter()
+            .map(|(name, counts)| ControllerStatus {
+                name: (*name).to_owned(),
+                status: counts.clone(),
+            })
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, ControllerCounts>> {
@@ -70,10 +75,22 @@ mod tests {
         controllers.failure("x", "no");
         controllers.failure("x", "no");
         let counts = |controllers: &Controllers| controllers.snapshot()[0].status.clone();
-        assert_eq!((counts(&controllers).failure_count, counts(&controllers).consecutive_failure_count), (2, 2));
+        assert_eq!(
+            (
+                counts(&controllers).failure_count,
+                counts(&controllers).consecutive_failure_count
+            ),
+            (2, 2)
+        );
         assert_eq!(counts(&controllers).last_failure_msg, "no");
         controllers.success("x");
-        assert_eq!((counts(&controllers).failure_count, counts(&controllers).consecutive_failure_count), (2, 0));
+        assert_eq!(
+            (
+                counts(&controllers).failure_count,
+                counts(&controllers).consecutive_failure_count
+            ),
+            (2, 0)
+        );
         assert!(counts(&controllers).last_failure_msg.is_empty());
     }
 }

@@ -91,7 +91,10 @@ impl CniError {
             Self::Exists(_) | Self::DeviceExists(_) => code::EXISTS,
             Self::Stopping | Self::NoRouter(_) => code::TRY_AGAIN,
             Self::Address(_) | Self::Number(_) => code::NO_ADDRESS,
-            Self::Kernel { source: KernelError::Netns(_), .. } => code::BAD_ENVIRONMENT,
+            Self::Kernel {
+                source: KernelError::Netns(_),
+                ..
+            } => code::BAD_ENVIRONMENT,
             Self::Kernel { .. } => code::KERNEL,
             Self::State(_) => code::IO,
             Self::Check(CheckError::Unknown(_)) => code::UNKNOWN_CONTAINER,
@@ -160,7 +163,10 @@ impl Endpoints {
             // An ADD of an agent that lost its state may have left the link.
             let stray = add::host_device(attachment);
             let deleted = self.kernel.delete_link(&stray).await;
-            return deleted.map(drop).map_err(|source| CniError::Kernel { step: "deleting a left-over link of", source });
+            return deleted.map(drop).map_err(|source| CniError::Kernel {
+                step: "deleting a left-over link of",
+                source,
+            });
         };
         tracing::info!(endpoint = %endpoint.id, pod = %endpoint.pod, "DEL");
         self.tear_down(&endpoint).await
@@ -186,7 +192,10 @@ impl Endpoints {
     pub(crate) async fn sweep(&self) -> Result<(), CniError> {
         // The endpoints first: what comes after the links were listed is not missing among them.
         let endpoints = self.store().all();
-        let step = |source| CniError::Kernel { step: "listing the links of", source };
+        let step = |source| CniError::Kernel {
+            step: "listing the links of",
+            source,
+        };
         let links = self.kernel.pod_links().await.map_err(step)?;
         for endpoint in endpoints {
             let alive = links.get(&endpoint.host_ifname) == Some(&endpoint.host_ifindex);
@@ -208,7 +217,10 @@ impl Endpoints {
     pub(crate) async fn recover(&self) -> Result<(), CniError> {
         let half = [EndpointState::Creating, EndpointState::Disconnecting];
         let endpoints = self.store().all();
-        for endpoint in endpoints.into_iter().filter(|endpoint| half.contains(&endpoint.state)) {
+        for endpoint in endpoints
+            .into_iter()
+            .filter(|endpoint| half.contains(&endpoint.state))
+        {
             tracing::info!(endpoint = %endpoint.id, pod = %endpoint.pod, "was left half-made, taken away");
             self.tear_down(&endpoint).await?;
         }
@@ -216,10 +228,21 @@ impl Endpoints {
     }
 
     async fn delete_strays(&self) -> Result<(), CniError> {
-        let step = |source| CniError::Kernel { step: "deleting a left-over link of", source };
+        let step = |source| CniError::Kernel {
+            step: "deleting a left-over link of",
+            source,
+        };
         let links = self.kernel.pod_links().await.map_err(step)?;
-        let known: BTreeSet<String> = self.store().all().into_iter().map(|endpoint| endpoint.host_ifname).collect();
-        for name in links.into_keys().filter(|name| name.starts_with(POD_PREFIX) && !known.contains(name)) {
+        let known: BTreeSet<String> = self
+            .store()
+            .all()
+            .into_iter()
+            .map(|endpoint| endpoint.host_ifname)
+            .collect();
+        for name in links
+            .into_keys()
+            .filter(|name| name.starts_with(POD_PREFIX) && !known.contains(name))
+        {
             tracing::info!(link = name, "belongs to no endpoint, deleted");
             self.kernel.delete_link(&name).await.map_err(step)?;
         }
@@ -228,19 +251,32 @@ impl Endpoints {
 
     /// Takes an endpoint away, however much of it there is. On failure it stays known, so that it can be tried again.
     pub(crate) async fn tear_down(&self, endpoint: &Endpoint) -> Result<(), CniError> {
-        self.store().change(endpoint.id, |endpoint| endpoint.state = EndpointState::Disconnecting);
+        self.store().change(endpoint.id, |endpoint| {
+            endpoint.state = EndpointState::Disconnecting;
+        });
         let step = |step| move |source| CniError::Kernel { step, source };
         // The link first: with it goes all traffic, and nothing below can be missed by a packet.
-        self.kernel.delete_link(&endpoint.host_ifname).await.map_err(step("deleting the link of"))?;
+        self.kernel
+            .delete_link(&endpoint.host_ifname)
+            .await
+            .map_err(step("deleting the link of"))?;
         {
             let _tables = self.tables.lock().await;
             if endpoint.host_ifindex != 0 {
-                self.kernel.detach_pod(endpoint.host_ifindex).map_err(step("detaching the programs of"))?;
-                self.kernel.remove_device(endpoint.host_ifindex).map_err(step("removing the device entry of"))?;
+                self.kernel
+                    .detach_pod(endpoint.host_ifindex)
+                    .map_err(step("detaching the programs of"))?;
+                self.kernel
+                    .remove_device(endpoint.host_ifindex)
+                    .map_err(step("removing the device entry of"))?;
             }
             for addr in &endpoint.addresses {
-                self.kernel.remove_endpoint(to_abi(*addr)).map_err(step("removing the endpoint entry of"))?;
-                self.kernel.remove_peer(to_abi(*addr)).map_err(step("removing the identity entry of"))?;
+                self.kernel
+                    .remove_endpoint(to_abi(*addr))
+                    .map_err(step("removing the endpoint entry of"))?;
+                self.kernel
+                    .remove_peer(to_abi(*addr))
+                    .map_err(step("removing the identity entry of"))?;
             }
         }
         self.store().remove(endpoint.id, now());
@@ -250,7 +286,11 @@ impl Endpoints {
     }
 
     /// Changes an endpoint, for example its identity, and writes the state down if it exists.
-    pub(crate) async fn update(&self, id: EndpointId, change: impl FnOnce(&mut Endpoint)) -> Result<bool, StateError> {
+    pub(crate) async fn update(
+        &self,
+        id: EndpointId,
+        change: impl FnOnce(&mut Endpoint),
+    ) -> Result<bool, StateError> {
         let exists = self.store().change(id, change);
         if exists {
             self.changed.touch();
@@ -271,7 +311,10 @@ impl Endpoints {
 /// How CNI names an endpoint.
 #[must_use]
 pub(crate) fn attachment(endpoint: &Endpoint) -> Attachment {
-    Attachment { container_id: endpoint.container_id.clone(), ifname: endpoint.ifname.clone() }
+    Attachment {
+        container_id: endpoint.container_id.clone(),
+        ifname: endpoint.ifname.clone(),
+    }
 }
 
 /// Time since the Unix epoch; addresses rest by it, also over a restart.

@@ -36,7 +36,10 @@ pub(crate) struct Counts {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { listeners: broadcast::channel(BACKLOG).0, counts: Arc::default() }
+        Self {
+            listeners: broadcast::channel(BACKLOG).0,
+            counts: Arc::default(),
+        }
     }
 }
 
@@ -85,7 +88,9 @@ impl Events {
 /// Kind of an event, and observation point or reason; nothing for numbers that nobody knows.
 fn name(record: &loader::Event) -> Option<(&'static str, &'static str)> {
     match record {
-        loader::Event::Drop { notify, .. } => Some(("drop", DropReason::from_number(notify.header.subtype)?.text())),
+        loader::Event::Drop { notify, .. } => {
+            Some(("drop", DropReason::from_number(notify.header.subtype)?.text()))
+        }
         loader::Event::Trace { notify, .. } => Some(("trace", point(notify.header.subtype)?)),
     }
 }
@@ -108,10 +113,15 @@ fn point(number: u8) -> Option<&'static str> {
 
 fn reason(number: u8) -> &'static str {
     use TraceReason::{Established, New, Related, Reply};
-    [(New, "new"), (Established, "established"), (Reply, "reply"), (Related, "related")]
-        .into_iter()
-        .find(|(reason, _)| *reason as u8 == number)
-        .map_or("unknown", |(_, text)| text)
+    [
+        (New, "new"),
+        (Established, "established"),
+        (Reply, "reply"),
+        (Related, "related"),
+    ]
+    .into_iter()
+    .find(|(reason, _)| *reason as u8 == number)
+    .map_or("unknown", |(_, text)| text)
 }
 
 fn event(record: &loader::Event, kind: &str, what: &str) -> Event {
@@ -130,7 +140,12 @@ fn event(record: &loader::Event, kind: &str, what: &str) -> Event {
             destination: notify.dst_id,
             src_identity: notify.src_label,
             dst_identity: notify.dst_label,
-            state: if notify.direction == Direction::Egress as u8 { "egress" } else { "ingress" }.to_owned(),
+            state: if notify.direction == Direction::Egress as u8 {
+                "egress"
+            } else {
+                "ingress"
+            }
+            .to_owned(),
             ifindex: notify.ifindex,
             time: notify.time,
             ..common(&notify.header, packet)
@@ -154,9 +169,22 @@ mod tests {
     use super::*;
 
     fn drop_record(reason: u8) -> loader::Event {
-        let header = EventHeader { subtype: reason, source: 7, len_orig: 60, ..EventHeader::default() };
-        let notify = DropNotify { header, dst_id: 9, direction: 2, ..DropNotify::default() };
-        loader::Event::Drop { notify, packet: Box::default() }
+        let header = EventHeader {
+            subtype: reason,
+            source: 7,
+            len_orig: 60,
+            ..EventHeader::default()
+        };
+        let notify = DropNotify {
+            header,
+            dst_id: 9,
+            direction: 2,
+            ..DropNotify::default()
+        };
+        loader::Event::Drop {
+            notify,
+            packet: Box::default(),
+        }
     }
 
     #[test]
@@ -166,16 +194,35 @@ mod tests {
         let mut listener = events.listen();
         events.record(&drop_record(132));
         events.record(&drop_record(1));
-        let header = EventHeader { subtype: 11, ..EventHeader::default() };
-        let notify = TraceNotify { header, reason: 2, ..TraceNotify::default() };
-        events.record(&loader::Event::Trace { notify, packet: Box::default() });
+        let header = EventHeader {
+            subtype: 11,
+            ..EventHeader::default()
+        };
+        let notify = TraceNotify {
+            header,
+            reason: 2,
+            ..TraceNotify::default()
+        };
+        events.record(&loader::Event::Trace {
+            notify,
+            packet: Box::default(),
+        });
         let event = listener.try_recv().expect("an event");
-        assert_eq!((event.what.as_str(), event.destination, event.state.as_str()), ("Invalid source ip", 9, "egress"));
+        assert_eq!(
+            (event.what.as_str(), event.destination, event.state.as_str()),
+            ("Invalid source ip", 9, "egress")
+        );
         let event = listener.try_recv().expect("another event");
-        assert_eq!((event.what.as_str(), event.state.as_str()), ("to-network", "reply"));
+        assert_eq!(
+            (event.what.as_str(), event.state.as_str()),
+            ("to-network", "reply")
+        );
         assert!(listener.try_recv().is_err());
         let counts = events.counts();
-        assert_eq!((counts.by_kind[&("drop", "Invalid source ip")], counts.unknown), (2, 1));
+        assert_eq!(
+            (counts.by_kind[&("drop", "Invalid source ip")], counts.unknown),
+            (2, 1)
+        );
     }
 
     #[test]
@@ -187,6 +234,9 @@ mod tests {
             events.record(&drop_record(132));
             assert!(fast.try_recv().is_ok());
         }
-        assert!(matches!(slow.try_recv(), Err(broadcast::error::TryRecvError::Lagged(10))));
+        assert!(matches!(
+            slow.try_recv(),
+            Err(broadcast::error::TryRecvError::Lagged(10))
+        ));
     }
 }

@@ -6,10 +6,18 @@ use std::path::{Path, PathBuf};
 
 /// Replaces `path` with `content` so that a reader, or the agent after a power cut, sees the old or the new whole.
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let directory = path
+        .parent()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     // A name of its own, so that two writers do not take each other's file away.
-    let partial = directory.join(format!(".{}.{:016x}", name.to_string_lossy(), rand::random::<u64>()));
+    let partial = directory.join(format!(
+        ".{}.{:016x}",
+        name.to_string_lossy(),
+        rand::random::<u64>()
+    ));
     let written = replace(&partial, content, path);
     if written.is_err() {
         // The error that matters is the first one.

@@ -30,12 +30,13 @@ pub(crate) struct Follower {
 impl Follower {
     /// Has published nothing yet.
     #[must_use]
-    pub(crate) fn new(
-        endpoints: Arc<Endpoints>,
-        view: SharedView,
-        registry: Arc<dyn Registry>,
-    ) -> Self {
-        Self { endpoints, view, registry, published: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(endpoints: Arc<Endpoints>, view: SharedView, registry: Arc<dyn Registry>) -> Self {
+        Self {
+            endpoints,
+            view,
+            registry,
+            published: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// Gives every endpoint the identity its labels have now. Goes on after a failure and reports the first.
@@ -44,25 +45,36 @@ impl Follower {
         let endpoints = self.endpoints.store().all();
         for endpoint in endpoints {
             let followed = self.identity(&endpoint).await;
-            let named = followed.with_context(|| format!("identity of endpoint {} ({})", endpoint.id, endpoint.pod));
+            let named =
+                followed.with_context(|| format!("identity of endpoint {} ({})", endpoint.id, endpoint.pod));
             outcome = outcome.and(named);
         }
         outcome
     }
 
     async fn identity(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
-        if !matches!(endpoint.state, EndpointState::Ready | EndpointState::WaitingForIdentity) {
+        if !matches!(
+            endpoint.state,
+            EndpointState::Ready | EndpointState::WaitingForIdentity
+        ) {
             return Ok(());
         }
         let settings = self.endpoints.settings();
-        let facts = self.view.lock().pod(&endpoint.pod, &endpoint.pod_uid, &settings.cluster, &settings.labels);
+        let facts = self.view.lock().pod(
+            &endpoint.pod,
+            &endpoint.pod_uid,
+            &settings.cluster,
+            &settings.labels,
+        );
         // The watch shows the pod sooner or later; asking the API server would not make it known any earlier.
         let Some(facts) = facts else { return Ok(()) };
         let settled = endpoint.identity != Identity::INIT && endpoint.state == EndpointState::Ready;
         let same = endpoint.labels == facts.labels
             && endpoint.named_ports == facts.named_ports
             && endpoint.pod_uid == facts.uid
-            && facts.identity.is_none_or(|identity| identity == endpoint.identity);
+            && facts
+                .identity
+                .is_none_or(|identity| identity == endpoint.identity);
         if settled && same {
             return Ok(());
         }
@@ -107,25 +119,41 @@ impl Follower {
             if !reread && published.get(&endpoint.id) == Some(&status) {
                 continue;
             }
-            let shown = self.view.lock().endpoints.get(&endpoint.pod).is_some_and(|object| shows(object, &status, endpoint));
-            let sent = if shown { Ok(()) } else { self.registry.publish(&status, &endpoint.pod_uid).await };
+            let shown = self
+                .view
+                .lock()
+                .endpoints
+                .get(&endpoint.pod)
+                .is_some_and(|object| shows(object, &status, endpoint));
+            let sent = if shown {
+                Ok(())
+            } else {
+                self.registry.publish(&status, &endpoint.pod_uid).await
+            };
             if sent.is_ok() {
                 published.insert(endpoint.id, status);
             }
-            outcome = outcome.and(sent.with_context(|| format!("publishing endpoint {} ({})", endpoint.id, endpoint.pod)));
+            outcome = outcome
+                .and(sent.with_context(|| format!("publishing endpoint {} ({})", endpoint.id, endpoint.pod)));
         }
         outcome.and(self.withdraw(&endpoints).await)
     }
 
     async fn withdraw(&self, endpoints: &[Endpoint]) -> anyhow::Result<()> {
-        let Some(node_ip) = self.node_ip() else { return Ok(()) };
+        let Some(node_ip) = self.node_ip() else {
+            return Ok(());
+        };
         let ours = |object: &&CiliumEndpoint| object.node_ip == Some(node_ip);
         let gone: Vec<(ObjectName, String)> = {
             let view = self.view.lock();
             let stale = view.endpoints.values().filter(ours).filter(|object| {
-                !endpoints.iter().any(|endpoint| endpoint.pod == object.name && is_published(endpoint))
+                !endpoints
+                    .iter()
+                    .any(|endpoint| endpoint.pod == object.name && is_published(endpoint))
             });
-            stale.map(|object| (object.name.clone(), object.pod_uid.clone())).collect()
+            stale
+                .map(|object| (object.name.clone(), object.pod_uid.clone()))
+                .collect()
         };
         let mut outcome = Ok(());
         for (pod, uid) in gone {
@@ -138,7 +166,10 @@ impl Follower {
 
 /// Whether others are to know of it. Without a pod there is nothing that could own the object.
 fn is_published(endpoint: &Endpoint) -> bool {
-    let alive = matches!(endpoint.state, EndpointState::Ready | EndpointState::WaitingForIdentity);
+    let alive = matches!(
+        endpoint.state,
+        EndpointState::Ready | EndpointState::WaitingForIdentity
+    );
     alive && !endpoint.pod.name.is_empty() && !endpoint.pod_uid.is_empty()
 }
 

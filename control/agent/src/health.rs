@@ -24,11 +24,12 @@ pub(crate) async fn serve_health(agent: Arc<Agent>, port: u16) -> anyhow::Result
     let v4 = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
     let context = || format!("listening on port {port} of the loopback addresses");
     match (v6, v4) {
-        (Ok(v6), Ok(v4)) => {
-            tokio::try_join!(axum::serve(v6, router.clone()).into_future(), axum::serve(v4, router).into_future())
-                .map(drop)
-                .with_context(context)
-        }
+        (Ok(v6), Ok(v4)) => tokio::try_join!(
+            axum::serve(v6, router.clone()).into_future(),
+            axum::serve(v4, router).into_future()
+        )
+        .map(drop)
+        .with_context(context),
         (Ok(one), Err(_)) | (Err(_), Ok(one)) => axum::serve(one, router).await.with_context(context),
         (Err(error), Err(_)) => Err(error).with_context(context),
     }
@@ -40,6 +41,10 @@ pub(crate) async fn serve_metrics(agent: Arc<Agent>, address: SocketAddr) -> any
         let text = metrics::text(&metrics::collect(&agent));
         ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
     };
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
-    axum::serve(listener, Router::new().route("/metrics", get(collect))).await.context("serving metrics")
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}"))?;
+    axum::serve(listener, Router::new().route("/metrics", get(collect)))
+        .await
+        .context("serving metrics")
 }

@@ -20,9 +20,20 @@ pub(crate) async fn ensure_router(
     routers: &[IpAddr],
     mtu: u32,
 ) -> anyhow::Result<Link> {
-    if netlink.link_by_name(HOST_DEVICE).await.is_err_and(|error| error.is_not_found()) {
-        let end = |name| VethEnd { name, mac: None, netns: None };
-        netlink.add_veth(&end(HOST_DEVICE), &end(NET_DEVICE), mtu).await.context("making cilium_host")?;
+    if netlink
+        .link_by_name(HOST_DEVICE)
+        .await
+        .is_err_and(|error| error.is_not_found())
+    {
+        let end = |name| VethEnd {
+            name,
+            mac: None,
+            netns: None,
+        };
+        netlink
+            .add_veth(&end(HOST_DEVICE), &end(NET_DEVICE), mtu)
+            .await
+            .context("making cilium_host")?;
     }
     for name in [NET_DEVICE, HOST_DEVICE] {
         let link = netlink.link_by_name(name).await?;
@@ -40,10 +51,17 @@ pub(crate) async fn ensure_router(
     }
     let link = netlink.link_by_name(HOST_DEVICE).await?;
     let addresses = netlink.addresses().await?;
-    let present: Vec<IpNet> = addresses.iter().filter(|a| a.device == link.index && a.global).map(|a| a.net).collect();
+    let present: Vec<IpNet> = addresses
+        .iter()
+        .filter(|a| a.device == link.index && a.global)
+        .map(|a| a.net)
+        .collect();
     for router in routers {
         if !present.contains(&IpNet::from(*router)) {
-            netlink.add_address(link.index, IpNet::from(*router)).await.context("giving cilium_host its address")?;
+            netlink
+                .add_address(link.index, IpNet::from(*router))
+                .await
+                .context("giving cilium_host its address")?;
         }
     }
     for stale in present.iter().filter(|net| !routers.contains(&net.addr())) {
@@ -53,7 +71,10 @@ pub(crate) async fn ensure_router(
 }
 
 /// The devices that lead out of the node: those that the configuration names, else those of the default routes.
-pub(crate) async fn native_devices(netlink: &Netlink, patterns: &[DevicePattern]) -> anyhow::Result<Vec<Link>> {
+pub(crate) async fn native_devices(
+    netlink: &Netlink,
+    patterns: &[DevicePattern],
+) -> anyhow::Result<Vec<Link>> {
     let links = netlink.links().await.context("listing devices")?;
     if !patterns.is_empty() {
         let named = |link: &Link| patterns.iter().any(|pattern| pattern.matches(&link.name));
@@ -62,7 +83,10 @@ pub(crate) async fn native_devices(netlink: &Netlink, patterns: &[DevicePattern]
     let defaults = netlink::default_devices(&netlink.routes().await.context("listing routes")?);
     // Ours are never native, whatever routes somebody put on them.
     let native = |index: &u32| {
-        links.iter().find(|link| link.index == *index && ![HOST_DEVICE, NET_DEVICE].contains(&link.name.as_str())).cloned()
+        links
+            .iter()
+            .find(|link| link.index == *index && ![HOST_DEVICE, NET_DEVICE].contains(&link.name.as_str()))
+            .cloned()
     };
     Ok(defaults.iter().filter_map(native).collect())
 }
@@ -81,5 +105,7 @@ pub(crate) fn enable_forwarding(sysctls: &Sysctls, ipv4: bool) -> anyhow::Result
 pub(crate) fn mtu(configured: Option<u32>, natives: &[Link]) -> u32 {
     /// Where nothing leads out of the node.
     const ETHERNET: u32 = 1500;
-    configured.or_else(|| natives.iter().map(|link| link.mtu).min()).unwrap_or(ETHERNET)
+    configured
+        .or_else(|| natives.iter().map(|link| link.mtu).min())
+        .unwrap_or(ETHERNET)
 }

@@ -121,7 +121,8 @@ impl Kernel for Linux {
     fn pod_links(&self) -> BoxFuture<'_, Answer<BTreeMap<String, u32>>> {
         Box::pin(async move {
             let links = self.netlink.links().await?.into_iter();
-            let of_pods = links.filter(|link| link.name.starts_with(POD_PREFIX) && !link.name.starts_with(spares::PREFIX));
+            let of_pods = links
+                .filter(|link| link.name.starts_with(POD_PREFIX) && !link.name.starts_with(spares::PREFIX));
             Ok(of_pods.map(|link| (link.name, link.index)).collect())
         })
     }
@@ -131,7 +132,10 @@ impl Kernel for Linux {
             let inside = Netlink::open_in(&Netns::open(netns)?).await?;
             let index = inside.link_by_name(device).await?.index;
             let addresses = inside.addresses().await?.into_iter();
-            Ok(addresses.filter(|a| a.device == index && a.global).map(|address| address.net.addr()).collect())
+            Ok(addresses
+                .filter(|a| a.device == index && a.global)
+                .map(|address| address.net.addr())
+                .collect())
         })
     }
 

@@ -102,14 +102,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
-        let stop = async { tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" } };
+        let stop = async {
+            tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
+        };
         let controllers = Controllers::default();
         let mut tasks = Tasks::new(controllers.clone());
-        let uninstall = config.cni_uninstall.then(|| config.cni_conf.clone().map(PathBuf::from)).flatten();
+        let uninstall = config
+            .cni_uninstall
+            .then(|| config.cni_conf.clone().map(PathBuf::from))
+            .flatten();
         let work = async {
             startup::start(args, config, warnings, controllers, &mut tasks, started).await?;
             std::future::pending::<anyhow::Result<()>>().await
@@ -133,9 +141,41 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Structured lines on standard error; `RUST_LOG` narrows or widens them.
 fn start_logging(debug: bool) {
-    let default = if debug { "debug,aya=info,aya_obj=info,kube=info,hyper=info,rustls=info,tower=info" } else { "info" };
+    let default = if debug {
+        "debug,aya=info,aya_obj=info,kube=info,hyper=info,rustls=info,tower=info"
+    } else {
+        "info"
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     // Somebody who calls the agent as a library may log already.
     let _ = lines.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_configuration_ends_the_agent_before_it_touches_anything() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("routing-mode"), "carrier-pigeon").expect("a key");
+        let path = |name: &str| directory.path().join(name);
+        let args = Args {
+            config_dir: directory.path().to_owned(),
+            k8s_kubeconfig: None,
+            node_name: "node".to_owned(),
+            state_dir: path("state"),
+            socket: path("socket"),
+            bpffs: path("bpf"),
+            cni_bin_dir: path("bin"),
+            procfs: path("proc"),
+            alone: Vec::new(),
+        };
+        assert_eq!(run(args).expect("an exit code"), ExitCode::from(EX_USAGE));
+        assert!(!path("state").exists());
+    }
 }

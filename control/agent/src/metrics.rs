@@ -18,35 +18,79 @@ struct Description {
 
 const DESCRIPTIONS: &[Description] = &[
     gauge("cilium_version", "Version of the agent"),
-    gauge("cilium_agent_bootstrap_seconds", "Time from the start of the agent until it was ready"),
-    counter("cilium_forward_count_total", "Total forwarded packets, tagged by ingress/egress direction"),
-    counter("cilium_forward_bytes_total", "Total forwarded bytes, tagged by ingress/egress direction"),
-    counter("cilium_drop_count_total", "Total dropped packets, tagged by drop reason and ingress/egress direction"),
-    counter("cilium_drop_bytes_total", "Total dropped bytes, tagged by drop reason and ingress/egress direction"),
+    gauge(
+        "cilium_agent_bootstrap_seconds",
+        "Time from the start of the agent until it was ready",
+    ),
+    counter(
+        "cilium_forward_count_total",
+        "Total forwarded packets, tagged by ingress/egress direction",
+    ),
+    counter(
+        "cilium_forward_bytes_total",
+        "Total forwarded bytes, tagged by ingress/egress direction",
+    ),
+    counter(
+        "cilium_drop_count_total",
+        "Total dropped packets, tagged by drop reason and ingress/egress direction",
+    ),
+    counter(
+        "cilium_drop_bytes_total",
+        "Total dropped bytes, tagged by drop reason and ingress/egress direction",
+    ),
     gauge("cilium_bpf_map_pressure", "Fill of a BPF map, from 0 to 1"),
     gauge("cilium_bpf_map_capacity", "Entries that a BPF map can hold"),
     gauge("cilium_endpoint", "Number of endpoints managed by this agent"),
-    gauge("cilium_endpoint_state", "Count of all endpoints, tagged by different endpoint states"),
+    gauge(
+        "cilium_endpoint_state",
+        "Count of all endpoints, tagged by different endpoint states",
+    ),
     gauge("cilium_ip_addresses", "Number of allocated IP addresses"),
     gauge("cilium_ipam_capacity", "Number of addresses of the node's blocks"),
-    gauge("cilium_ipam_resting", "Addresses that were given back and are not used again yet"),
+    gauge(
+        "cilium_ipam_resting",
+        "Addresses that were given back and are not used again yet",
+    ),
     gauge("cilium_identity", "Number of identities currently known"),
     gauge("cilium_nodes_all_num", "Number of nodes known"),
     gauge("cilium_ipcache_entries", "Entries of the identity table"),
-    counter("cilium_controllers_runs_total", "Number of runs of background work, tagged by status"),
+    counter(
+        "cilium_controllers_runs_total",
+        "Number of runs of background work, tagged by status",
+    ),
     gauge("cilium_controllers_failing", "Number of failing controllers"),
-    counter("cilium_events_total", "Events read from the datapath, tagged by kind and observation point or reason"),
-    counter("cilium_events_lost_total", "Events that were lost, tagged by where"),
-    counter("cilium_events_unknown_total", "Events of the datapath that could not be decoded"),
-    gauge("cilium_process_resident_memory_bytes", "Resident memory of the agent"),
+    counter(
+        "cilium_events_total",
+        "Events read from the datapath, tagged by kind and observation point or reason",
+    ),
+    counter(
+        "cilium_events_lost_total",
+        "Events that were lost, tagged by where",
+    ),
+    counter(
+        "cilium_events_unknown_total",
+        "Events of the datapath that could not be decoded",
+    ),
+    gauge(
+        "cilium_process_resident_memory_bytes",
+        "Resident memory of the agent",
+    ),
 ];
 
 const fn gauge(name: &'static str, help: &'static str) -> Description {
-    Description { name, kind: "gauge", help }
+    Description {
+        name,
+        kind: "gauge",
+        help,
+    }
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Description {
-    Description { name, kind: "counter", help }
+    Description {
+        name,
+        kind: "counter",
+        help,
+    }
 }
 
 /// Samples being collected.
@@ -55,8 +99,15 @@ struct Samples(Vec<Metric>);
 
 impl Samples {
     fn add(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        self.0.push(Metric { name: name.to_owned(), labels, value });
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        self.0.push(Metric {
+            name: name.to_owned(),
+            labels,
+            value,
+        });
     }
 }
 
@@ -79,7 +130,10 @@ pub(crate) fn collect(agent: &Agent) -> Vec<Metric> {
     samples.0
 }
 
-#[expect(clippy::cast_precision_loss, reason = "Prometheus' values are floats; counters stay below 2^53 for years")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus' values are floats; counters stay below 2^53 for years"
+)]
 fn datapath(agent: &Agent, samples: &mut Samples) -> anyhow::Result<()> {
     for metric in agent.datapath.metrics()? {
         let direction = direction(metric.direction);
@@ -107,12 +161,20 @@ fn datapath(agent: &Agent, samples: &mut Samples) -> anyhow::Result<()> {
     }
     let counts = agent.events.counts();
     for ((kind, what), number) in &counts.by_kind {
-        samples.add("cilium_events_total", &[("kind", kind), ("what", what)], *number as f64);
+        samples.add(
+            "cilium_events_total",
+            &[("kind", kind), ("what", what)],
+            *number as f64,
+        );
     }
     samples.add("cilium_events_unknown_total", &[], counts.unknown as f64);
     let lost: u64 = agent.datapath.lost_events()?.values().sum();
     samples.add("cilium_events_lost_total", &[("source", "ring")], lost as f64);
-    samples.add("cilium_events_lost_total", &[("source", "listener")], counts.missed as f64);
+    samples.add(
+        "cilium_events_lost_total",
+        &[("source", "listener")],
+        counts.missed as f64,
+    );
     Ok(())
 }
 
@@ -128,24 +190,57 @@ fn pods(agent: &Agent, samples: &mut Samples) {
         samples.add("cilium_endpoint_state", &[("endpoint_state", state)], count);
     }
     for usage in store.ipam.usage(crate::endpoints::now()) {
-        let family = if Family::of(usage.block.network()) == Family::V6 { "ipv6" } else { "ipv4" };
-        samples.add("cilium_ip_addresses", &[("family", family)], f64::from(usage.used));
-        samples.add("cilium_ipam_capacity", &[("family", family)], f64::from(usage.capacity));
-        samples.add("cilium_ipam_resting", &[("family", family)], f64::from(usage.resting));
+        let family = if Family::of(usage.block.network()) == Family::V6 {
+            "ipv6"
+        } else {
+            "ipv4"
+        };
+        samples.add(
+            "cilium_ip_addresses",
+            &[("family", family)],
+            f64::from(usage.used),
+        );
+        samples.add(
+            "cilium_ipam_capacity",
+            &[("family", family)],
+            f64::from(usage.capacity),
+        );
+        samples.add(
+            "cilium_ipam_resting",
+            &[("family", family)],
+            f64::from(usage.resting),
+        );
     }
     drop(store);
     let view = agent.view.lock();
-    samples.add("cilium_identity", &[("type", "cluster_local")], view.identities.len() as f64);
+    samples.add(
+        "cilium_identity",
+        &[("type", "cluster_local")],
+        view.identities.len() as f64,
+    );
     samples.add("cilium_nodes_all_num", &[], view.nodes.len() as f64);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of runs")]
 fn background(agent: &Agent, samples: &mut Samples) {
     let all = agent.controllers.snapshot();
-    let sum = |count: fn(&api::status::ControllerCounts) -> u64| all.iter().map(|c| count(&c.status)).sum::<u64>() as f64;
-    samples.add("cilium_controllers_runs_total", &[("status", "success")], sum(|counts| counts.success_count));
-    samples.add("cilium_controllers_runs_total", &[("status", "failure")], sum(|counts| counts.failure_count));
-    let failing = all.iter().filter(|controller| controller.status.consecutive_failure_count > 0).count();
+    let sum = |count: fn(&api::status::ControllerCounts) -> u64| {
+        all.iter().map(|c| count(&c.status)).sum::<u64>() as f64
+    };
+    samples.add(
+        "cilium_controllers_runs_total",
+        &[("status", "success")],
+        sum(|counts| counts.success_count),
+    );
+    samples.add(
+        "cilium_controllers_runs_total",
+        &[("status", "failure")],
+        sum(|counts| counts.failure_count),
+    );
+    let failing = all
+        .iter()
+        .filter(|controller| controller.status.consecutive_failure_count > 0)
+        .count();
     samples.add("cilium_controllers_failing", &[], failing as f64);
 }
 
@@ -160,9 +255,16 @@ pub(crate) fn text(samples: &[Metric]) -> String {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         }
         for sample in of_name {
-            let labels = sample.labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value)));
+            let labels = sample
+                .labels
+                .iter()
+                .map(|(key, value)| format!("{key}=\"{}\"", escape(value)));
             let labels = labels.collect::<Vec<_>>().join(",");
-            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+            let labels = if labels.is_empty() {
+                labels
+            } else {
+                format!("{{{labels}}}")
+            };
             let _ = writeln!(text, "{name}{labels} {}", sample.value);
         }
     }
@@ -170,7 +272,10 @@ pub(crate) fn text(samples: &[Metric]) -> String {
 }
 
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 /// As Cilium spells it in metrics and tables.

@@ -43,7 +43,9 @@ impl Publisher {
         let families = &self.endpoints.settings().families;
         let given = blocks_of(&node, families);
         if given != blocks {
-            bail!("the node's pod CIDRs are now {given:?}; the agent goes on with {blocks:?} until it is restarted");
+            bail!(
+                "the node's pod CIDRs are now {given:?}; the agent goes on with {blocks:?} until it is restarted"
+            );
         }
         Ok(())
     }

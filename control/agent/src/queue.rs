@@ -15,7 +15,11 @@ pub(crate) async fn replay(directory: &Path, endpoints: &Endpoints) -> anyhow::R
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         match serde_json::from_slice::<Attachment>(&bytes) {
             Ok(attachment) => {
-                tracing::info!(container = attachment.container_id, ifname = attachment.ifname, "queued DEL");
+                tracing::info!(
+                    container = attachment.container_id,
+                    ifname = attachment.ifname,
+                    "queued DEL"
+                );
                 endpoints.delete(&attachment).await?;
             }
             Err(error) => tracing::warn!(file = %path.display(), %error, "not a queued delete, removed"),
@@ -34,8 +38,13 @@ fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     };
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.with_context(|| format!("reading {}", directory.display()))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let path = entry
+            .with_context(|| format!("reading {}", directory.display()))?
+            .path();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if name.ends_with(".delete") && !name.starts_with('.') {
             files.push(path);
         }

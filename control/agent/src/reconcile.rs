@@ -86,7 +86,10 @@ impl Reconciler {
         };
         match want.problems.iter().find(|problem| !quiet(problem)) {
             None => Ok(()),
-            Some(first) => bail!("{} routes cannot be installed; the first: {first}", want.problems.len()),
+            Some(first) => bail!(
+                "{} routes cannot be installed; the first: {first}",
+                want.problems.len()
+            ),
         }
     }
 
@@ -126,7 +129,12 @@ impl Reconciler {
             direct_routes: self.config.auto_direct_node_routes,
             families: self.config.families().collect(),
         };
-        Ok(Devices { native, router: self.netlink.link_by_name(host::HOST_DEVICE).await?, addresses, local })
+        Ok(Devices {
+            native,
+            router: self.netlink.link_by_name(host::HOST_DEVICE).await?,
+            addresses,
+            local,
+        })
     }
 
     /// Content that the tables should have; the last is the device table.
@@ -135,21 +143,34 @@ impl Reconciler {
         let store = self.endpoints.store();
         let want = desired::desired(local, store.iter(), view.nodes.values(), view.endpoints.values());
         let pods = store.iter().filter(|endpoint| endpoint.host_ifindex != 0);
-        let devices =
-            pods.filter_map(|endpoint| Some((endpoint.host_ifindex, to_abi(*endpoint.addresses.first()?)))).collect();
+        let devices = pods
+            .filter_map(|endpoint| Some((endpoint.host_ifindex, to_abi(*endpoint.addresses.first()?))))
+            .collect();
         (want, devices)
     }
 
     fn write(&self, have: &mut Tables, want: &Desired, devices: &BTreeMap<u32, Addr>) -> anyhow::Result<()> {
         let kernel = &self.kernel;
         let change = desired::diff(&have.endpoints, &want.endpoints);
-        apply(&change, |addr, endpoint| kernel.set_endpoint(*addr, *endpoint), |addr| kernel.remove_endpoint(*addr))?;
+        apply(
+            &change,
+            |addr, endpoint| kernel.set_endpoint(*addr, *endpoint),
+            |addr| kernel.remove_endpoint(*addr),
+        )?;
         change.apply(&mut have.endpoints);
         let change = desired::diff(&have.peers, &want.ipcache);
-        apply(&change, |addr, peer| kernel.set_peer(*addr, *peer), |addr| kernel.remove_peer(*addr))?;
+        apply(
+            &change,
+            |addr, peer| kernel.set_peer(*addr, *peer),
+            |addr| kernel.remove_peer(*addr),
+        )?;
         change.apply(&mut have.peers);
         let change = desired::diff(&have.devices, devices);
-        apply(&change, |index, addr| kernel.set_device(*index, *addr), |index| kernel.remove_device(*index))?;
+        apply(
+            &change,
+            |index, addr| kernel.set_device(*index, *addr),
+            |index| kernel.remove_device(*index),
+        )?;
         change.apply(&mut have.devices);
         Ok(())
     }
@@ -158,35 +179,74 @@ impl Reconciler {
     fn attach(&self, devices: &Devices) -> anyhow::Result<()> {
         let pods: Vec<(u32, String)> = {
             let store = self.endpoints.store();
-            let served = store.iter().filter(|endpoint| endpoint.state != EndpointState::Disconnecting);
-            served.map(|endpoint| (endpoint.host_ifindex, endpoint.host_ifname.clone())).filter(|(i, _)| *i != 0).collect()
+            let served = store
+                .iter()
+                .filter(|endpoint| endpoint.state != EndpointState::Disconnecting);
+            served
+                .map(|endpoint| (endpoint.host_ifindex, endpoint.host_ifname.clone()))
+                .filter(|(i, _)| *i != 0)
+                .collect()
         };
         for (index, name) in pods {
-            self.kernel.attach_pod(index).with_context(|| format!("attaching programs to {name}"))?;
+            self.kernel
+                .attach_pod(index)
+                .with_context(|| format!("attaching programs to {name}"))?;
         }
-        self.kernel.attach_router(devices.router.index).context("attaching the program of cilium_host")?;
+        self.kernel
+            .attach_router(devices.router.index)
+            .context("attaching the program of cilium_host")?;
         for link in &devices.native {
-            self.kernel.attach_native(link.index).with_context(|| format!("attaching programs to {}", link.name))?;
+            self.kernel
+                .attach_native(link.index)
+                .with_context(|| format!("attaching programs to {}", link.name))?;
         }
         Ok(())
     }
 
     async fn routes(&self, want: &Desired, devices: &Devices) -> anyhow::Result<()> {
-        let Devices { native, router, addresses, local } = devices;
+        let Devices {
+            native,
+            router,
+            addresses,
+            local,
+        } = devices;
         let mut routes: Vec<Route> = Vec::new();
         for (destination, via) in &want.routes {
-            let reaches = |link: &&Link| on_link(std::slice::from_ref(*link), addresses).iter().any(|n| n.contains(via));
-            let device = native.iter().find(reaches).with_context(|| format!("no native device reaches {via}"))?;
-            routes.push(Route { via: Some(*via), ..Route::new(*destination, device.index) });
+            let reaches = |link: &&Link| {
+                on_link(std::slice::from_ref(*link), addresses)
+                    .iter()
+                    .any(|n| n.contains(via))
+            };
+            let device = native
+                .iter()
+                .find(reaches)
+                .with_context(|| format!("no native device reaches {via}"))?;
+            routes.push(Route {
+                via: Some(*via),
+                ..Route::new(*destination, device.index)
+            });
         }
         // People look here for the node's own block, and processes of the node reach its pods by it.
-        let own = local.pod_cidrs.iter().filter(|block| local.families.contains(&Family::of(block.network())));
+        let own = local
+            .pod_cidrs
+            .iter()
+            .filter(|block| local.families.contains(&Family::of(block.network())));
         routes.extend(own.map(|block| {
-            let source = local.routers.iter().copied().find(|router| block.contains(router));
-            Route { source, ..Route::new(*block, router.index) }
+            let source = local
+                .routers
+                .iter()
+                .copied()
+                .find(|router| block.contains(router));
+            Route {
+                source,
+                ..Route::new(*block, router.index)
+            }
         }));
         let have = self.netlink.our_routes().await?;
-        let failed = self.netlink.apply_routes(netlink::plan_routes(&have, &routes)).await;
+        let failed = self
+            .netlink
+            .apply_routes(netlink::plan_routes(&have, &routes))
+            .await;
         match failed.into_iter().next() {
             None => Ok(()),
             Some((change, error)) => Err(error).with_context(|| format!("applying {change:?}")),
@@ -199,19 +259,35 @@ fn apply<K, V, E>(
     set: impl Fn(&K, &V) -> Result<(), E>,
     remove: impl Fn(&K) -> Result<(), E>,
 ) -> Result<(), E> {
-    change.upsert.iter().try_for_each(|(key, value)| set(key, value))?;
+    change
+        .upsert
+        .iter()
+        .try_for_each(|(key, value)| set(key, value))?;
     change.remove.iter().try_for_each(remove)
 }
 
 /// Addresses of the node itself: those of all its devices but the pods' and without the routers.
 fn node_addresses(links: &[Link], addresses: &[Address], routers: &[IpAddr]) -> Vec<IpAddr> {
-    let ours = |index| links.iter().any(|link| link.index == index && !link.name.starts_with(crate::kernel::POD_PREFIX));
-    let usable = addresses.iter().filter(|address| ours(address.device) && !address.tentative);
-    usable.map(|address| address.net.addr()).filter(|address| !routers.contains(address)).collect()
+    let ours = |index| {
+        links
+            .iter()
+            .any(|link| link.index == index && !link.name.starts_with(crate::kernel::POD_PREFIX))
+    };
+    let usable = addresses
+        .iter()
+        .filter(|address| ours(address.device) && !address.tentative);
+    usable
+        .map(|address| address.net.addr())
+        .filter(|address| !routers.contains(address))
+        .collect()
 }
 
 /// Prefixes that are reached through native devices without a router in between.
 fn on_link(native: &[Link], addresses: &[Address]) -> Vec<IpNet> {
     let ours = |index| native.iter().any(|link| link.index == index);
-    addresses.iter().filter(|a| ours(a.device) && a.global).map(|address| address.net.trunc()).collect()
+    addresses
+        .iter()
+        .filter(|a| ours(a.device) && a.global)
+        .map(|address| address.net.trunc())
+        .collect()
 }

@@ -43,7 +43,10 @@ impl Registry for Kubernetes {
     fn identity<'a>(&'a self, labels: &'a Labels) -> Answer<'a, Identity> {
         Box::pin(async move {
             let known = self.view.lock().identities.clone();
-            let resolved = self.cluster.resolve_identity(&known, labels, rand::random).await?;
+            let resolved = self
+                .cluster
+                .resolve_identity(&known, labels, rand::random)
+                .await?;
             // Known at once, so that the next pod of these labels need not ask again.
             let mut view = self.view.lock();
             for object in resolved.learned {
@@ -85,8 +88,13 @@ impl Registry for Alone {
             if let Some(identity) = known.get(labels) {
                 return Ok(*identity);
             }
-            let next = u32::try_from(known.len()).ok().and_then(|count| Identity::MIN.0.checked_add(count));
-            let next = next.map(Identity).filter(|identity| identity.is_cluster()).context("no identity is left")?;
+            let next = u32::try_from(known.len())
+                .ok()
+                .and_then(|count| Identity::MIN.0.checked_add(count));
+            let next = next
+                .map(Identity)
+                .filter(|identity| identity.is_cluster())
+                .context("no identity is left")?;
             known.insert(labels.clone(), next);
             Ok(next)
         })

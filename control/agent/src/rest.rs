@@ -38,7 +38,8 @@ pub(crate) fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
     listener.set_nonblocking(true)?;
     // Whoever may talk to the agent may attach devices to namespaces.
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
@@ -48,22 +49,64 @@ pub(crate) fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
 /// All paths.
 pub(crate) fn router(agent: Arc<Agent>) -> Router {
     Router::new()
-        .route(path::HEALTHZ, get(async |State(agent): State<Arc<Agent>>| Json(status::status(&agent).await)))
-        .route(path::ENDPOINT, get(async |State(agent): State<Arc<Agent>>| answer(tables::endpoints(&agent).await)))
+        .route(
+            path::HEALTHZ,
+            get(async |State(agent): State<Arc<Agent>>| Json(status::status(&agent).await)),
+        )
+        .route(
+            path::ENDPOINT,
+            get(async |State(agent): State<Arc<Agent>>| answer(tables::endpoints(&agent).await)),
+        )
         .route("/v1/endpoint/{id}", get(endpoint))
-        .route(path::IP, get(async |State(agent): State<Arc<Agent>>| Json(tables::addresses(&agent))))
-        .route(path::IDENTITY, get(async |State(agent): State<Arc<Agent>>| Json(tables::identities(&agent))))
+        .route(
+            path::IP,
+            get(async |State(agent): State<Arc<Agent>>| Json(tables::addresses(&agent))),
+        )
+        .route(
+            path::IDENTITY,
+            get(async |State(agent): State<Arc<Agent>>| Json(tables::identities(&agent))),
+        )
         .route("/v1/identity/{id}", get(identity))
-        .route(path::IPAM, get(async |State(agent): State<Arc<Agent>>| Json(status::ipam(&agent))))
-        .route(path::MAP, get(async |State(agent): State<Arc<Agent>>| answer(tables::maps(&agent))))
-        .route(path::NODE, get(async |State(agent): State<Arc<Agent>>| Json(tables::nodes(&agent))))
-        .route(path::CONFIG, get(async |State(agent): State<Arc<Agent>>| Json(configuration(&agent))))
-        .route(path::METRICS, get(async |State(agent): State<Arc<Agent>>| Json(metrics::collect(&agent))))
-        .route(path::BPF_CT, get(async |State(agent): State<Arc<Agent>>| answer(tables::connections(&agent))))
-        .route(path::BPF_METRICS, get(async |State(agent): State<Arc<Agent>>| answer(tables::metrics(&agent))))
-        .route(path::BPF_IPCACHE, get(async |State(agent): State<Arc<Agent>>| answer(tables::ipcache(&agent))))
-        .route(path::BPF_ENDPOINT, get(async |State(agent): State<Arc<Agent>>| answer(tables::local(&agent))))
-        .route(path::MONITOR, get(async |State(agent): State<Arc<Agent>>| monitor(&agent)))
+        .route(
+            path::IPAM,
+            get(async |State(agent): State<Arc<Agent>>| Json(status::ipam(&agent))),
+        )
+        .route(
+            path::MAP,
+            get(async |State(agent): State<Arc<Agent>>| answer(tables::maps(&agent))),
+        )
+        .route(
+            path::NODE,
+            get(async |State(agent): State<Arc<Agent>>| Json(tables::nodes(&agent))),
+        )
+        .route(
+            path::CONFIG,
+            get(async |State(agent): State<Arc<Agent>>| Json(configuration(&agent))),
+        )
+        .route(
+            path::METRICS,
+            get(async |State(agent): State<Arc<Agent>>| Json(metrics::collect(&agent))),
+        )
+        .route(
+            path::BPF_CT,
+            get(async |State(agent): State<Arc<Agent>>| answer(tables::connections(&agent))),
+        )
+        .route(
+            path::BPF_METRICS,
+            get(async |State(agent): State<Arc<Agent>>| answer(tables::metrics(&agent))),
+        )
+        .route(
+            path::BPF_IPCACHE,
+            get(async |State(agent): State<Arc<Agent>>| answer(tables::ipcache(&agent))),
+        )
+        .route(
+            path::BPF_ENDPOINT,
+            get(async |State(agent): State<Arc<Agent>>| answer(tables::local(&agent))),
+        )
+        .route(
+            path::MONITOR,
+            get(async |State(agent): State<Arc<Agent>>| monitor(&agent)),
+        )
         .route(path::CNI_ADD, put(cni_add))
         .route(path::CNI_DEL, put(cni_del))
         .route(path::CNI_CHECK, put(cni_check))
@@ -74,7 +117,14 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
 }
 
 fn refuse(status: StatusCode, error: impl Into<String>, cni_code: u32) -> Response {
-    (status, Json(ApiError { error: error.into(), cni_code })).into_response()
+    (
+        status,
+        Json(ApiError {
+            error: error.into(),
+            cni_code,
+        }),
+    )
+        .into_response()
 }
 
 /// An answer that had to be measured.
@@ -96,7 +146,10 @@ async fn endpoint(State(agent): State<Arc<Agent>>, UrlPath(id): UrlPath<String>)
 }
 
 async fn identity(State(agent): State<Arc<Agent>>, UrlPath(id): UrlPath<String>) -> Response {
-    match tables::identities(&agent).into_iter().find(|identity| identity.id.to_string() == id) {
+    match tables::identities(&agent)
+        .into_iter()
+        .find(|identity| identity.id.to_string() == id)
+    {
         Some(identity) => Json(identity).into_response(),
         None => refuse(StatusCode::NOT_FOUND, format!("there is no identity {id}"), 0),
     }
@@ -106,7 +159,10 @@ fn configuration(agent: &Agent) -> DaemonConfiguration {
     /// What the kernel uses where nothing else was set (`GSO_LEGACY_MAX_SIZE`).
     const LEGACY_MAX: u64 = 65536;
     DaemonConfiguration {
-        spec: ConfigurationSpec { options: agent.config.raw.clone(), unknown: agent.warnings.clone() },
+        spec: ConfigurationSpec {
+            options: agent.config.raw.clone(),
+            unknown: agent.warnings.clone(),
+        },
         status: ConfigurationStatus {
             datapath_mode: "veth".to_owned(),
             device_mtu: agent.mtu,
@@ -126,7 +182,11 @@ fn monitor(agent: &Agent) -> Response {
             Ok(event) => Event::clone(&event),
             Err(RecvError::Lagged(number)) => {
                 events.missed(number);
-                Event { kind: "lost".to_owned(), lost: number, ..Event::default() }
+                Event {
+                    kind: "lost".to_owned(),
+                    lost: number,
+                    ..Event::default()
+                }
             }
             Err(RecvError::Closed) => return None,
         };
@@ -148,13 +208,23 @@ where
 {
     let request = match serde_json::from_slice(&body) {
         Ok(request) => request,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("the request: {error}"), code::DECODE),
+        Err(error) => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                format!("the request: {error}"),
+                code::DECODE,
+            );
+        }
     };
     match work(request).await {
         Ok(value) => Json(value).into_response(),
         Err(error) => {
             let cni_code = error.code();
-            let status = if cni_code == code::EXISTS { StatusCode::CONFLICT } else { StatusCode::INTERNAL_SERVER_ERROR };
+            let status = if cni_code == code::EXISTS {
+                StatusCode::CONFLICT
+            } else {
+                StatusCode::INTERNAL_SERVER_ERROR
+            };
             refuse(status, format!("{:#}", anyhow::Error::from(error)), cni_code)
         }
     }
@@ -178,7 +248,10 @@ async fn cni_del(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
 }
 
 async fn cni_check(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
-    cni(body, |request: CheckRequest| async move { agent.endpoints.check(&request).await }).await
+    cni(body, |request: CheckRequest| async move {
+        agent.endpoints.check(&request).await
+    })
+    .await
 }
 
 async fn cni_gc(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
@@ -191,12 +264,26 @@ async fn cni_gc(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
 
 async fn cni_status(State(agent): State<Arc<Agent>>) -> Response {
     if agent.ready().is_none() {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent is starting", code::NOT_AVAILABLE);
+        return refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent is starting",
+            code::NOT_AVAILABLE,
+        );
     }
     let now = crate::endpoints::now();
-    let full = agent.endpoints.store().ipam.usage(now).iter().all(|usage| usage.used + usage.resting >= usage.capacity);
+    let full = agent
+        .endpoints
+        .store()
+        .ipam
+        .usage(now)
+        .iter()
+        .all(|usage| usage.used + usage.resting >= usage.capacity);
     if full {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "no address is left on the node", code::NOT_AVAILABLE);
+        return refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no address is left on the node",
+            code::NOT_AVAILABLE,
+        );
     }
     Json(serde_json::json!({})).into_response()
 }

@@ -36,7 +36,12 @@ impl Spares {
     }
 
     /// Makes missing ones, as long as no pod comes.
-    pub(crate) async fn refill(&self, netlink: &Netlink, datapath: &Datapath, mtu: u32) -> Result<(), KernelError> {
+    pub(crate) async fn refill(
+        &self,
+        netlink: &Netlink,
+        datapath: &Datapath,
+        mtu: u32,
+    ) -> Result<(), KernelError> {
         loop {
             let number = {
                 let mut state = self.lock();
@@ -61,7 +66,12 @@ impl Spares {
 
     /// Deletes those that a predecessor left: which of them are whole is not known.
     pub(crate) async fn clear(netlink: &Netlink) -> Result<(), KernelError> {
-        for link in netlink.links().await?.into_iter().filter(|link| link.name.starts_with(PREFIX)) {
+        for link in netlink
+            .links()
+            .await?
+            .into_iter()
+            .filter(|link| link.name.starts_with(PREFIX))
+        {
             netlink.delete_link(&link.name).await?;
         }
         Ok(())

@@ -54,11 +54,14 @@ pub(crate) async fn start(
     let sysctls = Sysctls::at(args.procfs.join("sys"));
     let cluster = connect(&args).await?;
 
-    std::fs::create_dir_all(&args.state_dir).with_context(|| format!("making {}", args.state_dir.display()))?;
+    std::fs::create_dir_all(&args.state_dir)
+        .with_context(|| format!("making {}", args.state_dir.display()))?;
     let state_file = args.state_dir.join("agent.json");
     let remembered = load(&state_file, &args.node_name).context("reading the state file")?;
     let mut store = blocks(remembered, cluster.as_ref(), &args, &families).await?;
-    store.choose_routers(&families, rand::random(), now()).context("choosing the router's address")?;
+    store
+        .choose_routers(&families, rand::random(), now())
+        .context("choosing the router's address")?;
 
     host::enable_forwarding(&sysctls, config.enable_ipv4).context("switching forwarding on")?;
     let natives = host::native_devices(&netlink, &config.devices).await?;
@@ -82,14 +85,23 @@ pub(crate) async fn start(
         labels: config.labels.clone(),
         state_file,
     };
-    let endpoints = Arc::new(Endpoints::new(Arc::clone(&kernel), settings, view.clone(), store, changes.clone()));
+    let endpoints = Arc::new(Endpoints::new(
+        Arc::clone(&kernel),
+        settings,
+        view.clone(),
+        store,
+        changes.clone(),
+    ));
     endpoints.persist().await?;
     let queued = queue_directory(&args.socket);
     // What was deleted while no agent ran must not be restored.
     if let Err(error) = queue::replay(&queued, &endpoints).await {
         controllers.failure(background::REPLAY, format!("{error:#}"));
     }
-    endpoints.recover().await.context("comparing the known pods with the kernel")?;
+    endpoints
+        .recover()
+        .await
+        .context("comparing the known pods with the kernel")?;
 
     let reconciler = Arc::new(Reconciler {
         node: args.node_name.clone(),
@@ -104,9 +116,14 @@ pub(crate) async fn start(
     let (pruned, moved) = (datapath.prune()?, datapath.settle()?);
     tracing::debug!(pruned, moved, "programs attached");
 
-    let watches = cluster.as_ref().map(|_| watch::channel(std::collections::BTreeMap::new()));
+    let watches = cluster
+        .as_ref()
+        .map(|_| watch::channel(std::collections::BTreeMap::new()));
     let registry: Arc<dyn Registry> = match &cluster {
-        Some(cluster) => Arc::new(Kubernetes { cluster: cluster.clone(), view: view.clone() }),
+        Some(cluster) => Arc::new(Kubernetes {
+            cluster: cluster.clone(),
+            view: view.clone(),
+        }),
         None => Arc::new(Alone::default()),
     };
     let agent = Arc::new(Agent {
@@ -140,21 +157,41 @@ pub(crate) async fn start(
     });
     let follower = Arc::new(Follower::new(endpoints, view.clone(), Arc::clone(&registry)));
     if let (Some(cluster), Some((health, _))) = (cluster, watches) {
-        cluster.wait_for_crds(config.crd_wait_timeout).await.context("waiting for the CRDs")?;
+        cluster
+            .wait_for_crds(config.crd_wait_timeout)
+            .await
+            .context("waiting for the CRDs")?;
         let (complete, is_complete) = watch::channel(false);
         let feed = Feed::new(view, args.node_name.clone(), changes, complete);
-        background::watch(tasks, cluster, args.node_name.clone(), Arc::new(Mutex::new(feed)), health);
+        background::watch(
+            tasks,
+            cluster,
+            args.node_name.clone(),
+            Arc::new(Mutex::new(feed)),
+            health,
+        );
         wait_until(is_complete).await?;
         publisher.run().await.context("publishing the node")?;
     }
-    reconciler.run(true).await.context("bringing tables and routes up to date")?;
-    follower.identities().await.context("looking up the pods' identities")?;
+    reconciler
+        .run(true)
+        .await
+        .context("bringing tables and routes up to date")?;
+    follower
+        .identities()
+        .await
+        .context("looking up the pods' identities")?;
 
     agent.set_ready();
     let took = started.elapsed();
     announce(&agent, &args).await?;
     background::follow(&agent, tasks, reconciler, follower, publisher);
-    tracing::info!(node = agent.node, pods = agent.endpoints.store().iter().count(), ?took, "ready");
+    tracing::info!(
+        node = agent.node,
+        pods = agent.endpoints.store().iter().count(),
+        ?took,
+        "ready"
+    );
     Ok(())
 }
 
@@ -163,10 +200,17 @@ async fn connect(args: &Args) -> anyhow::Result<Option<Cluster>> {
         return Ok(None);
     }
     let access = match &args.k8s_kubeconfig {
-        Some(path) => Access::Kubeconfig { path: path.clone(), context: None },
+        Some(path) => Access::Kubeconfig {
+            path: path.clone(),
+            context: None,
+        },
         None => Access::Infer,
     };
-    Ok(Some(Cluster::connect(&access, "cilium-agent").await.context("connecting to the API server")?))
+    Ok(Some(
+        Cluster::connect(&access, "cilium-agent")
+            .await
+            .context("connecting to the API server")?,
+    ))
 }
 
 /// The state with the blocks that the node has now, or had when nobody can tell.
@@ -178,7 +222,9 @@ async fn blocks(
 ) -> anyhow::Result<Store> {
     let fit = |node: &model::inputs::Node| {
         let blocks = node::blocks_of(node, families);
-        families.iter().all(|family| blocks.iter().any(|block| Family::of(block.network()) == *family))
+        families
+            .iter()
+            .all(|family| blocks.iter().any(|block| Family::of(block.network()) == *family))
     };
     let given: Option<Vec<IpNet>> = match (cluster, &remembered) {
         (None, _) => Some(args.alone.clone()),
@@ -187,7 +233,9 @@ async fn blocks(
             let node = cluster.wait_for_node(&args.node_name, NODE_WAIT, fit).await?;
             Some(node::blocks_of(&node, families))
         }
-        (Some(cluster), Some(_)) => match tokio::time::timeout(NODE_PATIENCE, cluster.node(&args.node_name)).await {
+        (Some(cluster), Some(_)) => match tokio::time::timeout(NODE_PATIENCE, cluster.node(&args.node_name))
+            .await
+        {
             Ok(Ok(node)) if fit(&node) => Some(node::blocks_of(&node, families)),
             Ok(Ok(_)) => bail!("node {} has no pod CIDR any more", args.node_name),
             Ok(Err(error)) => {
@@ -214,13 +262,29 @@ async fn blocks(
 }
 
 /// Loads programs beside those that run. The verifier takes a while, so not on a thread of the runtime.
-async fn open(bpffs: &Path, config: &AgentConfig, store: &Store, host_ifindex: u32) -> anyhow::Result<Datapath> {
+async fn open(
+    bpffs: &Path,
+    config: &AgentConfig,
+    store: &Store,
+    host_ifindex: u32,
+) -> anyhow::Result<Datapath> {
     let memory = loader::total_memory().context("asking for the size of the memory")?;
     let connections = config.map_sizes(memory);
-    let sizes = MapSizes { ct_tcp: connections.ct_tcp, ct_any: connections.ct_any, ..MapSizes::default() };
+    let sizes = MapSizes {
+        ct_tcp: connections.ct_tcp,
+        ct_any: connections.ct_any,
+        ..MapSizes::default()
+    };
     let constants = config.datapath(store.routers(), host_ifindex);
-    let options = Options { root: bpffs.to_owned(), config: constants, sizes, ..Options::default() };
-    let datapath = tokio::task::spawn_blocking(move || Datapath::open(&options)).await?.context("loading the datapath")?;
+    let options = Options {
+        root: bpffs.to_owned(),
+        config: constants,
+        sizes,
+        ..Options::default()
+    };
+    let datapath = tokio::task::spawn_blocking(move || Datapath::open(&options))
+        .await?
+        .context("loading the datapath")?;
     for news in datapath.news().iter().filter(|news| news.reason.is_replacement()) {
         tracing::warn!(map = news.name, reason = ?news.reason, copied = news.copied, left = news.left, "map made anew");
     }
@@ -249,14 +313,19 @@ async fn announce(agent: &Agent, args: &Args) -> anyhow::Result<()> {
             .with_context(|| format!("writing the CNI configuration {}", path.display()))?;
     }
     let marked = agent.registry.mark_ready(&agent.node).await;
-    agent.controllers.report(background::MARK_READY, &marked.map_err(|error| format!("{error:#}")));
+    agent.controllers.report(
+        background::MARK_READY,
+        &marked.map_err(|error| format!("{error:#}")),
+    );
     Ok(())
 }
 
 /// The queue of the plugin that talks to `socket`.
 fn queue_directory(socket: &Path) -> std::path::PathBuf {
     let name = Path::new(api::DELETE_QUEUE).file_name().unwrap_or_default();
-    socket.parent().map_or_else(|| api::DELETE_QUEUE.into(), |directory| directory.join(name))
+    socket
+        .parent()
+        .map_or_else(|| api::DELETE_QUEUE.into(), |directory| directory.join(name))
 }
 
 /// Identifies the boot of the machine; empty when the kernel does not say.

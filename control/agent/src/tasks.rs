@@ -29,7 +29,11 @@ impl Tasks {
     /// No task yet; failures are counted in `controllers`.
     #[must_use]
     pub(crate) fn new(controllers: Controllers) -> Self {
-        Self { running: Vec::new(), stop: CancellationToken::new(), controllers }
+        Self {
+            running: Vec::new(),
+            stop: CancellationToken::new(),
+            controllers,
+        }
     }
 
     /// Keeps `make()` running until the agent stops.
@@ -53,7 +57,11 @@ impl Tasks {
                     Err(panic) => anyhow!("{panic}"),
                 };
                 controllers.failure(name, error);
-                pause = if began.elapsed() >= GOOD_RUN { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                pause = if began.elapsed() >= GOOD_RUN {
+                    FIRST_PAUSE
+                } else {
+                    (pause * 2).min(LONGEST_PAUSE)
+                };
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
@@ -64,8 +72,12 @@ impl Tasks {
     }
 
     /// Runs `work` again and again: `period` after a success, with back-off after a failure.
-    pub(crate) fn every<F>(&mut self, name: &'static str, period: Duration, mut work: impl FnMut() -> F + Send + 'static)
-    where
+    pub(crate) fn every<F>(
+        &mut self,
+        name: &'static str,
+        period: Duration,
+        mut work: impl FnMut() -> F + Send + 'static,
+    ) where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (stop, controllers) = (self.stop.clone(), self.controllers.clone());
@@ -178,7 +190,10 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let counts = controllers.snapshot();
-        assert_eq!((runs.load(Ordering::Relaxed), counts[0].status.failure_count), (4, 3));
+        assert_eq!(
+            (runs.load(Ordering::Relaxed), counts[0].status.failure_count),
+            (4, 3)
+        );
         tasks.drain(Duration::from_secs(1)).await;
     }
 

@@ -54,14 +54,29 @@ impl View {
     /// What is known of a pod, once the pod and its namespace are. With a unique id given, a pod of the same name
     /// with another id is not it (a StatefulSet makes such).
     #[must_use]
-    pub(crate) fn pod(&self, name: &ObjectName, uid: &str, cluster: &str, filter: &LabelFilter) -> Option<PodFacts> {
-        let pod = self.pods.get(name).filter(|pod| uid.is_empty() || pod.uid == uid)?;
+    pub(crate) fn pod(
+        &self,
+        name: &ObjectName,
+        uid: &str,
+        cluster: &str,
+        filter: &LabelFilter,
+    ) -> Option<PodFacts> {
+        let pod = self
+            .pods
+            .get(name)
+            .filter(|pod| uid.is_empty() || pod.uid == uid)?;
         Some(self.facts(pod, self.namespaces.get(&name.namespace)?, cluster, filter))
     }
 
     /// The same of a pod that was asked for by name.
     #[must_use]
-    pub(crate) fn facts(&self, pod: &Pod, namespace: &Namespace, cluster: &str, filter: &LabelFilter) -> PodFacts {
+    pub(crate) fn facts(
+        &self,
+        pod: &Pod,
+        namespace: &Namespace,
+        cluster: &str,
+        filter: &LabelFilter,
+    ) -> PodFacts {
         let labels = Labels::of_pod(pod, namespace, cluster, filter);
         PodFacts {
             uid: pod.uid.clone(),
@@ -80,12 +95,26 @@ mod tests {
     #[test]
     fn a_pod_of_the_same_name_is_another_pod() {
         let name = ObjectName::new("default", "web-0");
-        let pod = Pod { name: name.clone(), uid: "one".into(), ..Pod::default() };
+        let pod = Pod {
+            name: name.clone(),
+            uid: "one".into(),
+            ..Pod::default()
+        };
         let mut view = View::default();
         view.pods.insert(name.clone(), pod);
         let filter = LabelFilter::new("").expect("a filter");
-        assert_eq!(view.pod(&name, "one", "kind", &filter), None, "its namespace is not known yet");
-        view.namespaces.insert("default".into(), Namespace { name: "default".into(), ..Namespace::default() });
+        assert_eq!(
+            view.pod(&name, "one", "kind", &filter),
+            None,
+            "its namespace is not known yet"
+        );
+        view.namespaces.insert(
+            "default".into(),
+            Namespace {
+                name: "default".into(),
+                ..Namespace::default()
+            },
+        );
         assert!(view.pod(&name, "one", "kind", &filter).is_some());
         assert!(view.pod(&name, "", "kind", &filter).is_some());
         assert_eq!(view.pod(&name, "two", "kind", &filter), None);

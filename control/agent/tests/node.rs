@@ -32,19 +32,41 @@ fn pods_talk_and_the_agent_may_die() {
     let (first, second) = (address(&first), address(&second));
     assert!(node.ping(&one, &second, 3), "pod to pod:\n{}", node.look());
     assert!(node.ping(&two, &first, 3), "pod to pod:\n{}", node.look());
-    assert!(node.ping(&node.name(), &first, 3), "node to pod:\n{}", node.look());
-    let router = node.get::<StatusResponse>(path::HEALTHZ).ipam.allocations.into_iter().find(|(_, owner)| owner == "router");
+    assert!(
+        node.ping(&node.name(), &first, 3),
+        "node to pod:\n{}",
+        node.look()
+    );
+    let router = node
+        .get::<StatusResponse>(path::HEALTHZ)
+        .ipam
+        .allocations
+        .into_iter()
+        .find(|(_, owner)| owner == "router");
     let (router, _) = router.expect("a router address");
     assert!(node.ping(&one, &router, 3), "pod to router:\n{}", node.look());
 
     let check = |node: &Fixture, pod: &str, address: &str| {
-        let attachment = Attachment { container_id: pod.to_owned(), ifname: "eth0".to_owned() };
+        let attachment = Attachment {
+            container_id: pod.to_owned(),
+            ifname: "eth0".to_owned(),
+        };
         let netns = format!("/run/netns/{pod}");
-        node.put::<_, Value>(path::CNI_CHECK, &CheckRequest { attachment, netns, addresses: vec![address.to_owned()] })
+        node.put::<_, Value>(
+            path::CNI_CHECK,
+            &CheckRequest {
+                attachment,
+                netns,
+                addresses: vec![address.to_owned()],
+            },
+        )
     };
     check(&node, &one, &format!("{first}/128")).expect("as ADD left it");
     assert_eq!(refusal(check(&node, &one, "fd00::bad/128")), code::CHECK_FAILED);
-    assert_eq!(refusal(check(&node, "nobody", "fd00::1/128")), code::UNKNOWN_CONTAINER);
+    assert_eq!(
+        refusal(check(&node, "nobody", "fd00::1/128")),
+        code::UNKNOWN_CONTAINER
+    );
 
     // The agent dies while packets flow: none may be lost, and the next agent knows the same pods.
     let flood = node.flood(&one, &second, Duration::from_millis(5), 400);
@@ -55,7 +77,14 @@ fn pods_talk_and_the_agent_may_die() {
     check(&node, &one, &format!("{first}/128")).expect("as ADD left it");
     let status = node.get::<StatusResponse>(path::HEALTHZ);
     assert_eq!(status.cilium.state, State::Ok, "{:?}", status.cilium);
-    assert!(status.controllers.iter().all(|c| c.status.consecutive_failure_count == 0), "{:?}", status.controllers);
+    assert!(
+        status
+            .controllers
+            .iter()
+            .all(|c| c.status.consecutive_failure_count == 0),
+        "{:?}",
+        status.controllers
+    );
     assert_eq!((status.attach_mode.as_str(), status.ipam.ipv6.len()), ("TCX", 3));
 
     node.del(&one).expect("DEL");
@@ -78,12 +107,20 @@ fn failed_and_forgotten_pods_leave_nothing() {
     assert_eq!(refusal(node.add(&one)), code::EXISTS);
     let mut other = node.request(&one);
     other.attachment.container_id = "another-sandbox".to_owned();
-    assert_eq!(refusal(node.send_add(&other)), code::EXISTS, "eth0 is there already");
+    assert_eq!(
+        refusal(node.send_add(&other)),
+        code::EXISTS,
+        "eth0 is there already"
+    );
     let mut nowhere = node.request("nowhere");
     nowhere.netns = "/run/netns/there-is-no-such-namespace".to_owned();
     assert_eq!(refusal(node.send_add(&nowhere)), code::BAD_ENVIRONMENT);
     assert_eq!(node.links(), 1, "{}", node.look());
-    assert_eq!(node.get::<StatusResponse>(path::HEALTHZ).ipam.ipv6.len(), 2, "the router's address and one pod's");
+    assert_eq!(
+        node.get::<StatusResponse>(path::HEALTHZ).ipam.ipv6.len(),
+        2,
+        "the router's address and one pod's"
+    );
 
     // A delete that came while no agent ran.
     node.kill();
@@ -99,17 +136,31 @@ fn failed_and_forgotten_pods_leave_nothing() {
     node.remove_pod(&two);
     node.start();
     assert_eq!(node.get::<Vec<Value>>(path::ENDPOINT).len(), 0);
-    assert_eq!(node.get::<StatusResponse>(path::HEALTHZ).ipam.ipv6.len(), 1, "only the router's address");
+    assert_eq!(
+        node.get::<StatusResponse>(path::HEALTHZ).ipam.ipv6.len(),
+        1,
+        "only the router's address"
+    );
 
     // GC takes what the runtime does not list.
     let (three, four) = (node.pod("three"), node.pod("four"));
     node.add(&three).expect("ADD");
     node.add(&four).expect("ADD");
-    let valid = vec![Attachment { container_id: three.clone(), ifname: "eth0".to_owned() }];
-    node.put::<_, Value>(path::CNI_GC, &GcRequest { valid }).expect("GC");
+    let valid = vec![Attachment {
+        container_id: three.clone(),
+        ifname: "eth0".to_owned(),
+    }];
+    node.put::<_, Value>(path::CNI_GC, &GcRequest { valid })
+        .expect("GC");
     let left = node.get::<Vec<api::Endpoint>>(path::ENDPOINT);
     assert_eq!(left.len(), 1);
-    assert_eq!((left[0].status.external_identifiers.container_id.as_str(), node.links()), (three.as_str(), 1));
+    assert_eq!(
+        (
+            left[0].status.external_identifiers.container_id.as_str(),
+            node.links()
+        ),
+        (three.as_str(), 1)
+    );
 
     // A state file of garbage: the agent starts, and what nobody knows any more is taken away.
     node.kill();

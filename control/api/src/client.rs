@@ -63,7 +63,10 @@ impl Client {
     /// A client of the agent that listens on `socket`; every request ends within `deadline`.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, deadline: Duration) -> Self {
-        Self { socket: socket.into(), deadline }
+        Self {
+            socket: socket.into(),
+            deadline,
+        }
     }
 
     /// The socket.
@@ -79,8 +82,14 @@ impl Client {
     }
 
     /// PUT and decode.
-    pub async fn put<B: Serialize + Sync, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
-        let body = self.exchange(Method::PUT, path, serde_json::to_vec(body)?.into()).await?;
+    pub async fn put<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let body = self
+            .exchange(Method::PUT, path, serde_json::to_vec(body)?.into())
+            .await?;
         Ok(serde_json::from_slice(&body)?)
     }
 
@@ -109,13 +118,18 @@ impl Client {
             let response = self.send(method, path, body).await?;
             read(response.into_body()).await
         };
-        tokio::time::timeout(self.deadline, whole).await.map_err(|_| ClientError::Deadline(self.deadline))?
+        tokio::time::timeout(self.deadline, whole)
+            .await
+            .map_err(|_| ClientError::Deadline(self.deadline))?
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
-            .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
+            .map_err(|source| ClientError::Connect {
+                socket: self.socket.clone(),
+                source,
+            })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The connection ends when the answer was read; its errors come out at the sender.
         tokio::spawn(connection);
@@ -131,13 +145,21 @@ impl Client {
             return Ok(response);
         }
         let body = read(response.into_body()).await?;
-        let error = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| ApiError { error: format!("{status}: {}", String::from_utf8_lossy(&body)), cni_code: 0 });
-        Err(ClientError::Refused { status: status.as_u16(), error })
+        let error = serde_json::from_slice(&body).unwrap_or_else(|_| ApiError {
+            error: format!("{status}: {}", String::from_utf8_lossy(&body)),
+            cni_code: 0,
+        });
+        Err(ClientError::Refused {
+            status: status.as_u16(),
+            error,
+        })
     }
 }
 
 async fn read(body: Incoming) -> Result<Bytes, ClientError> {
-    let whole = Limited::new(body, MAX_BODY).collect().await.map_err(|error| ClientError::Body(error.to_string()))?;
+    let whole = Limited::new(body, MAX_BODY)
+        .collect()
+        .await
+        .map_err(|error| ClientError::Body(error.to_string()))?;
     Ok(whole.to_bytes())
 }

@@ -51,7 +51,10 @@ impl Status {
     /// A status with its message.
     #[must_use]
     pub fn new(state: State, msg: impl Into<String>) -> Self {
-        Self { state, msg: msg.into() }
+        Self {
+            state,
+            msg: msg.into(),
+        }
     }
 }
 
@@ -140,7 +143,9 @@ pub struct Mode {
 
 impl Default for Mode {
     fn default() -> Self {
-        Self { mode: "Disabled".to_owned() }
+        Self {
+            mode: "Disabled".to_owned(),
+        }
     }
 }
 
@@ -286,7 +291,9 @@ pub struct ClockSource {
 
 impl Default for ClockSource {
     fn default() -> Self {
-        Self { mode: "ktime".to_owned() }
+        Self {
+            mode: "ktime".to_owned(),
+        }
     }
 }
 
@@ -343,7 +350,10 @@ pub struct IdentityRange {
 
 impl Default for IdentityRange {
     fn default() -> Self {
-        Self { min_identity: 256, max_identity: 65535 }
+        Self {
+            min_identity: 256,
+            max_identity: 65535,
+        }
     }
 }
 

@@ -33,7 +33,10 @@ pub fn run() -> ExitCode {
     let read = std::io::stdin().lock().take(MAX_STDIN).read_to_end(&mut input);
     let outcome = match read {
         Ok(_) => answer(&Environment::from_process(), &input, &socket()),
-        Err(error) => Err(Error::new(code::IO, format!("reading the configuration from standard input: {error}"))),
+        Err(error) => Err(Error::new(
+            code::IO,
+            format!("reading the configuration from standard input: {error}"),
+        )),
     };
     let (text, exit) = match outcome {
         Ok(Some(result)) => (result.to_string(), ExitCode::SUCCESS),
@@ -61,9 +64,15 @@ pub fn answer(environment: &Environment, input: &[u8], socket: &Path) -> Result<
         .enable_all()
         .build()
         .map_err(|error| Error::new(code::IO, format!("starting the plugin: {error}")).version(&request))?;
-    let deadline = if request.command == Command::Status { STATUS_DEADLINE } else { DEADLINE };
+    let deadline = if request.command == Command::Status {
+        STATUS_DEADLINE
+    } else {
+        DEADLINE
+    };
     let client = Client::new(socket, deadline);
-    runtime.block_on(ask(&request, &client)).map_err(|error| error.version(&request))
+    runtime
+        .block_on(ask(&request, &client))
+        .map_err(|error| error.version(&request))
 }
 
 async fn ask(request: &Request, client: &Client) -> Result<Option<Value>, Error> {
@@ -75,7 +84,10 @@ async fn ask(request: &Request, client: &Client) -> Result<Option<Value>, Error>
                 args: request.args.clone(),
                 mtu: request.config.mtu,
             };
-            let made: AddResponse = client.put(path::CNI_ADD, &body).await.map_err(|error| refused(&error))?;
+            let made: AddResponse = client
+                .put(path::CNI_ADD, &body)
+                .await
+                .map_err(|error| refused(&error))?;
             Ok(Some(spec::result(request, &made)))
         }
         Command::Del => delete(request, client).await.map(|()| None),
@@ -85,22 +97,33 @@ async fn ask(request: &Request, client: &Client) -> Result<Option<Value>, Error>
                 netns: request.netns.clone(),
                 addresses: request.config.previous_addresses(),
             };
-            client.put::<_, Value>(path::CNI_CHECK, &body).await.map_err(|error| refused(&error))?;
+            client
+                .put::<_, Value>(path::CNI_CHECK, &body)
+                .await
+                .map_err(|error| refused(&error))?;
             Ok(None)
         }
         Command::Gc => {
-            let body = GcRequest { valid: request.config.valid_attachments.clone() };
-            client.put::<_, Value>(path::CNI_GC, &body).await.map_err(|error| refused(&error))?;
+            let body = GcRequest {
+                valid: request.config.valid_attachments.clone(),
+            };
+            client
+                .put::<_, Value>(path::CNI_GC, &body)
+                .await
+                .map_err(|error| refused(&error))?;
             Ok(None)
         }
         Command::Status => {
-            client.get::<Value>(path::CNI_STATUS).await.map_err(|error| match &error {
-                ClientError::Refused { error, .. } if error.cni_code != 0 => {
-                    Error::new(error.cni_code, error.error.clone())
-                }
-                // Pods that exist keep their connectivity without the agent, so it is never LIMITED.
-                _ => Error::new(code::NOT_AVAILABLE, "the agent is not available").details(&error),
-            })?;
+            client
+                .get::<Value>(path::CNI_STATUS)
+                .await
+                .map_err(|error| match &error {
+                    ClientError::Refused { error, .. } if error.cni_code != 0 => {
+                        Error::new(error.cni_code, error.error.clone())
+                    }
+                    // Pods that exist keep their connectivity without the agent, so it is never LIMITED.
+                    _ => Error::new(code::NOT_AVAILABLE, "the agent is not available").details(&error),
+                })?;
             Ok(None)
         }
         Command::Version => Ok(Some(spec::versions(request))),
@@ -109,14 +132,19 @@ async fn ask(request: &Request, client: &Client) -> Result<Option<Value>, Error>
 
 /// DEL succeeds when the agent is away: what is to be done is written down for it.
 async fn delete(request: &Request, client: &Client) -> Result<(), Error> {
-    let Err(error) = client.put::<_, Value>(path::CNI_DEL, &request.attachment).await else { return Ok(()) };
+    let Err(error) = client.put::<_, Value>(path::CNI_DEL, &request.attachment).await else {
+        return Ok(());
+    };
     if matches!(error, ClientError::Refused { .. }) {
         return Err(refused(&error));
     }
     let directory = queue::beside(client.socket());
     queue::push(&directory, &request.attachment).map_err(|reason| {
-        Error::new(code::TRY_AGAIN, format!("the agent is away and the delete cannot be queued: {reason}"))
-            .details(&error)
+        Error::new(
+            code::TRY_AGAIN,
+            format!("the agent is away and the delete cannot be queued: {reason}"),
+        )
+        .details(&error)
     })
 }
 
@@ -124,7 +152,11 @@ async fn delete(request: &Request, client: &Client) -> Result<(), Error> {
 fn refused(error: &ClientError) -> Error {
     match error {
         ClientError::Refused { error, .. } => {
-            let code = if error.cni_code == 0 { code::TRY_AGAIN } else { error.cni_code };
+            let code = if error.cni_code == 0 {
+                code::TRY_AGAIN
+            } else {
+                error.cni_code
+            };
             Error::new(code, error.error.clone())
         }
         ClientError::Connect { .. } | ClientError::Deadline(_) => {

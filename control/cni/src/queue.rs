@@ -11,7 +11,10 @@ use api::cni::Attachment;
 #[must_use]
 pub fn beside(socket: &Path) -> PathBuf {
     let name = Path::new(api::DELETE_QUEUE).file_name().unwrap_or_default();
-    socket.parent().map_or_else(|| PathBuf::from(api::DELETE_QUEUE), |directory| directory.join(name))
+    socket.parent().map_or_else(
+        || PathBuf::from(api::DELETE_QUEUE),
+        |directory| directory.join(name),
+    )
 }
 
 /// Writes a delete down; an error when the queue is full or the directory cannot be written.
@@ -20,7 +23,10 @@ pub fn push(directory: &Path, attachment: &Attachment) -> io::Result<()> {
     let name = format!("{}:{}.delete", attachment.container_id, attachment.ifname);
     let target = directory.join(&name);
     if !target.exists() && fs::read_dir(directory)?.count() >= api::DELETE_QUEUE_MAX {
-        return Err(io::Error::new(io::ErrorKind::StorageFull, "the delete queue is full"));
+        return Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            "the delete queue is full",
+        ));
     }
     // Written beside and renamed, so that the agent never reads half a file.
     let partial = directory.join(format!(".{name}.{}", std::process::id()));

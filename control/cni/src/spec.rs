@@ -82,8 +82,15 @@ impl Config {
     /// The addresses of the previous result, with prefix length.
     #[must_use]
     pub fn previous_addresses(&self) -> Vec<String> {
-        let ips = self.previous.as_ref().and_then(|result| result.get("ips")).and_then(Value::as_array);
-        ips.into_iter().flatten().filter_map(|ip| ip.get("address")?.as_str().map(str::to_owned)).collect()
+        let ips = self
+            .previous
+            .as_ref()
+            .and_then(|result| result.get("ips"))
+            .and_then(Value::as_array);
+        ips.into_iter()
+            .flatten()
+            .filter_map(|ip| ip.get("address")?.as_str().map(str::to_owned))
+            .collect()
     }
 }
 
@@ -119,7 +126,12 @@ impl Error {
     /// An error of the newest version, without details.
     #[must_use]
     pub fn new(code: u32, message: impl Into<String>) -> Self {
-        Self { version: NEWEST.to_owned(), code, message: message.into(), details: String::new() }
+        Self {
+            version: NEWEST.to_owned(),
+            code,
+            message: message.into(),
+            details: String::new(),
+        }
     }
 
     /// Adds an error and everything that caused it.
@@ -184,16 +196,27 @@ pub fn parse(environment: &Environment, input: &[u8]) -> Result<Request, Error> 
         check_version(command, &config)?;
     }
     let (attachment, args) = match command {
-        Command::Add | Command::Del | Command::Check => (attachment(environment)?, arguments(&environment.args)?),
+        Command::Add | Command::Del | Command::Check => {
+            (attachment(environment)?, arguments(&environment.args)?)
+        }
         Command::Gc | Command::Status | Command::Version => (Attachment::default(), BTreeMap::new()),
     };
     if matches!(command, Command::Add | Command::Check) && environment.netns.is_empty() {
         return Err(bad_environment("CNI_NETNS is missing"));
     }
     if command == Command::Add && config.previous.is_some() {
-        return Err(Error::new(code::BAD_CONFIG, "the plugin makes the interface, so it must be the first of its chain"));
+        return Err(Error::new(
+            code::BAD_CONFIG,
+            "the plugin makes the interface, so it must be the first of its chain",
+        ));
     }
-    Ok(Request { command, attachment, netns: environment.netns.clone(), args, config })
+    Ok(Request {
+        command,
+        attachment,
+        netns: environment.netns.clone(),
+        args,
+        config,
+    })
 }
 
 fn check_version(command: Command, config: &Config) -> Result<(), Error> {
@@ -205,17 +228,27 @@ fn check_version(command: Command, config: &Config) -> Result<(), Error> {
     let rank = |version: &str| VERSIONS.iter().position(|known| *known == version);
     match (rank(&config.version), rank(since)) {
         (None, _) => {
-            let message = format!("version {:?} is not supported, only {}", config.version, VERSIONS.join(", "));
+            let message = format!(
+                "version {:?} is not supported, only {}",
+                config.version,
+                VERSIONS.join(", ")
+            );
             return Err(Error::new(code::INCOMPATIBLE_VERSION, message));
         }
         (asked, needed) if asked < needed => {
-            let message = format!("version {} of the specification does not have this command", config.version);
+            let message = format!(
+                "version {} of the specification does not have this command",
+                config.version
+            );
             return Err(Error::new(code::INCOMPATIBLE_VERSION, message));
         }
         _ => {}
     }
     if config.name.is_empty() {
-        return Err(Error::new(code::BAD_CONFIG, "the network configuration has no name"));
+        return Err(Error::new(
+            code::BAD_CONFIG,
+            "the network configuration has no name",
+        ));
     }
     Ok(())
 }
@@ -239,7 +272,10 @@ fn attachment(environment: &Environment) -> Result<Attachment, Error> {
     if name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
         return Err(bad_environment("CNI_IFNAME is not an interface name"));
     }
-    Ok(Attachment { container_id: id.clone(), ifname: name.clone() })
+    Ok(Attachment {
+        container_id: id.clone(),
+        ifname: name.clone(),
+    })
 }
 
 fn arguments(text: &str) -> Result<BTreeMap<String, String>, Error> {

@@ -40,7 +40,12 @@ impl Endpoints {
 
     /// Takes number and addresses, and the name, so that a second ADD at the same time is refused.
     fn reserve(&self, request: &AddRequest) -> Result<Endpoint, CniError> {
-        let AddRequest { attachment, netns, args, mtu } = request;
+        let AddRequest {
+            attachment,
+            netns,
+            args,
+            mtu,
+        } = request;
         let argument = |name: &str| args.get(name).cloned().unwrap_or_default();
         let pod = ObjectName::new(argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"));
         let facts = self.facts(&pod, &argument("K8S_POD_UID"));
@@ -68,7 +73,9 @@ impl Endpoints {
             container_id: attachment.container_id.clone(),
             ifname: attachment.ifname.clone(),
             netns: netns.clone(),
-            pod_uid: facts.as_ref().map_or_else(|| argument("K8S_POD_UID"), |facts| facts.uid.clone()),
+            pod_uid: facts
+                .as_ref()
+                .map_or_else(|| argument("K8S_POD_UID"), |facts| facts.uid.clone()),
             pod,
             addresses,
             host_ifname: host_device(attachment),
@@ -76,9 +83,17 @@ impl Endpoints {
             mac: random_mac(),
             host_mac: random_mac(),
             mtu: if *mtu == 0 { self.settings.mtu } else { *mtu },
-            labels: facts.as_ref().map_or_else(Labels::default, |facts| facts.labels.clone()),
-            identity: facts.as_ref().and_then(|facts| facts.identity).unwrap_or(UNKNOWN_YET),
-            named_ports: facts.as_ref().map(|facts| facts.named_ports.clone()).unwrap_or_default(),
+            labels: facts
+                .as_ref()
+                .map_or_else(Labels::default, |facts| facts.labels.clone()),
+            identity: facts
+                .as_ref()
+                .and_then(|facts| facts.identity)
+                .unwrap_or(UNKNOWN_YET),
+            named_ports: facts
+                .as_ref()
+                .map(|facts| facts.named_ports.clone())
+                .unwrap_or_default(),
             service_account: facts.map(|facts| facts.service_account).unwrap_or_default(),
         };
         store.insert(endpoint.clone());
@@ -86,18 +101,29 @@ impl Endpoints {
     }
 
     fn facts(&self, pod: &ObjectName, uid: &str) -> Option<PodFacts> {
-        self.view.lock().pod(pod, uid, &self.settings.cluster, &self.settings.labels)
+        self.view
+            .lock()
+            .pod(pod, uid, &self.settings.cluster, &self.settings.labels)
     }
 
     async fn build(&self, mut endpoint: Endpoint) -> Result<Endpoint, CniError> {
         let step = |step| move |source| CniError::Kernel { step, source };
         let began = Instant::now();
         let want = self.network(&endpoint)?;
-        let made = self.kernel.make_pod(Path::new(&endpoint.netns), &want).await.map_err(|source| {
-            if source.is_exists() { CniError::DeviceExists(source) } else { step("linking")(source) }
-        })?;
+        let made = self
+            .kernel
+            .make_pod(Path::new(&endpoint.netns), &want)
+            .await
+            .map_err(|source| {
+                if source.is_exists() {
+                    CniError::DeviceExists(source)
+                } else {
+                    step("linking")(source)
+                }
+            })?;
         endpoint.host_ifindex = made.host_index;
-        self.store().change(endpoint.id, |endpoint| endpoint.host_ifindex = made.host_index);
+        self.store()
+            .change(endpoint.id, |endpoint| endpoint.host_ifindex = made.host_index);
         let linked = began.elapsed();
         {
             let _tables = self.lock_tables().await;
@@ -108,19 +134,32 @@ impl Endpoints {
             };
             let wanted = model::desired::desired(&local, std::iter::once(&endpoint), [].iter(), [].iter());
             for addr in &endpoint.addresses {
-                self.kernel.set_device(made.host_index, to_abi(*addr)).map_err(step("writing the device entry of"))?;
+                self.kernel
+                    .set_device(made.host_index, to_abi(*addr))
+                    .map_err(step("writing the device entry of"))?;
             }
             for (addr, entry) in wanted.endpoints {
-                self.kernel.set_endpoint(addr, entry).map_err(step("writing the endpoint entry of"))?;
+                self.kernel
+                    .set_endpoint(addr, entry)
+                    .map_err(step("writing the endpoint entry of"))?;
             }
             for (addr, peer) in wanted.ipcache {
-                self.kernel.set_peer(addr, peer).map_err(step("writing the identity entry of"))?;
+                self.kernel
+                    .set_peer(addr, peer)
+                    .map_err(step("writing the identity entry of"))?;
             }
-            self.kernel.attach_pod(made.host_index).map_err(step("attaching programs to"))?;
+            self.kernel
+                .attach_pod(made.host_index)
+                .map_err(step("attaching programs to"))?;
         }
         let attached = began.elapsed();
-        let ready = if endpoint.identity == UNKNOWN_YET { EndpointState::WaitingForIdentity } else { EndpointState::Ready };
-        self.store().change(endpoint.id, |endpoint| endpoint.state = ready);
+        let ready = if endpoint.identity == UNKNOWN_YET {
+            EndpointState::WaitingForIdentity
+        } else {
+            EndpointState::Ready
+        };
+        self.store()
+            .change(endpoint.id, |endpoint| endpoint.state = ready);
         endpoint.state = ready;
         self.persist().await?;
         tracing::debug!(endpoint = %endpoint.id, ?linked, ?attached, written = ?began.elapsed(), "times of ADD");
@@ -132,7 +171,11 @@ impl Endpoints {
         let routers = self.store().routers().to_vec();
         let router_for = |address: &IpAddr| {
             let family = Family::of(*address);
-            routers.iter().copied().find(|router| Family::of(*router) == family).ok_or(CniError::NoRouter(family))
+            routers
+                .iter()
+                .copied()
+                .find(|router| Family::of(*router) == family)
+                .ok_or(CniError::NoRouter(family))
         };
         Ok(PodNetwork {
             device: endpoint.ifname.clone(),
@@ -140,7 +183,11 @@ impl Endpoints {
             host_device: endpoint.host_ifname.clone(),
             host_mac: netlink::Mac(endpoint.host_mac.0),
             addresses: endpoint.addresses.clone(),
-            routers: endpoint.addresses.iter().map(router_for).collect::<Result<_, _>>()?,
+            routers: endpoint
+                .addresses
+                .iter()
+                .map(router_for)
+                .collect::<Result<_, _>>()?,
             mtu: endpoint.mtu,
             route_mtu: self.settings.route_mtu.min(endpoint.mtu),
         })
@@ -152,7 +199,9 @@ impl Endpoints {
             .addresses
             .iter()
             .filter_map(|address| {
-                let router = routers.iter().find(|router| Family::of(**router) == Family::of(*address))?;
+                let router = routers
+                    .iter()
+                    .find(|router| Family::of(**router) == Family::of(*address))?;
                 Some((*address, *router))
             })
             .collect();
@@ -160,7 +209,11 @@ impl Endpoints {
         let routes = pairs.iter().flat_map(|(_, router)| {
             let everything = if router.is_ipv6() { "::/0" } else { "0.0.0.0/0" };
             [
-                Route { dst: host(*router), gw: String::new(), mtu: 0 },
+                Route {
+                    dst: host(*router),
+                    gw: String::new(),
+                    mtu: 0,
+                },
                 Route {
                     dst: everything.to_owned(),
                     gw: router.to_string(),
@@ -168,7 +221,11 @@ impl Endpoints {
                 },
             ]
         });
-        let interface = |name: &str, mac: Mac| Interface { name: name.to_owned(), mac: mac.to_string(), mtu: endpoint.mtu };
+        let interface = |name: &str, mac: Mac| Interface {
+            name: name.to_owned(),
+            mac: mac.to_string(),
+            mtu: endpoint.mtu,
+        };
         AddResponse {
             endpoint_id: u32::from(endpoint.id.0),
             host: interface(&endpoint.host_ifname, endpoint.host_mac),
@@ -176,7 +233,10 @@ impl Endpoints {
             routes: routes.collect(),
             addresses: pairs
                 .iter()
-                .map(|(address, router)| Address { address: host(*address), gateway: router.to_string() })
+                .map(|(address, router)| Address {
+                    address: host(*address),
+                    gateway: router.to_string(),
+                })
                 .collect(),
         }
     }

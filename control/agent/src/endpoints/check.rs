@@ -53,34 +53,58 @@ impl Endpoints {
 
     async fn compare(&self, request: &CheckRequest) -> Result<(), CheckError> {
         let found = self.store().find(&request.attachment);
-        let Some(endpoint) = found else { return Err(CheckError::Unknown(request.attachment.clone())) };
+        let Some(endpoint) = found else {
+            return Err(CheckError::Unknown(request.attachment.clone()));
+        };
         let links = self.kernel.pod_links().await?;
         if links.get(&endpoint.host_ifname) != Some(&endpoint.host_ifindex) {
             return Err(CheckError::Link(endpoint.host_ifname));
         }
         let mut expected: BTreeSet<IpAddr> = endpoint.addresses.iter().copied().collect();
         // The runtime's memory of the result must be of the same pod as ours.
-        let bare = |address: &String| address.split('/').next().and_then(|address| address.parse::<IpAddr>().ok());
+        let bare = |address: &String| {
+            address
+                .split('/')
+                .next()
+                .and_then(|address| address.parse::<IpAddr>().ok())
+        };
         expected.extend(request.addresses.iter().filter_map(bare));
-        let inside = self.kernel.pod_addresses(Path::new(&request.netns), &endpoint.ifname).await?;
+        let inside = self
+            .kernel
+            .pod_addresses(Path::new(&request.netns), &endpoint.ifname)
+            .await?;
         if inside.iter().copied().collect::<BTreeSet<_>>() != expected {
             let expected = expected.into_iter().collect();
-            return Err(CheckError::Addresses { device: endpoint.ifname, found: inside, expected });
+            return Err(CheckError::Addresses {
+                device: endpoint.ifname,
+                found: inside,
+                expected,
+            });
         }
         if !self.kernel.attached_pods()?.contains(&endpoint.host_ifindex) {
             return Err(CheckError::Programs(endpoint.host_ifname));
         }
-        let (endpoints, peers, devices) = (self.kernel.endpoints()?, self.kernel.peers()?, self.kernel.devices()?);
+        let (endpoints, peers, devices) = (
+            self.kernel.endpoints()?,
+            self.kernel.peers()?,
+            self.kernel.devices()?,
+        );
         for address in endpoint.addresses {
             let addr = to_abi(address);
             let wrong = |table| CheckError::Table { table, address };
             if devices.get(&endpoint.host_ifindex) != Some(&addr) {
                 return Err(wrong("device"));
             }
-            if endpoints.get(&addr).is_none_or(|entry| entry.ifindex != endpoint.host_ifindex || entry.mac != endpoint.mac.0) {
+            if endpoints
+                .get(&addr)
+                .is_none_or(|entry| entry.ifindex != endpoint.host_ifindex || entry.mac != endpoint.mac.0)
+            {
                 return Err(wrong("endpoint"));
             }
-            if peers.get(&addr).is_none_or(|peer| peer.identity != endpoint.identity.0) {
+            if peers
+                .get(&addr)
+                .is_none_or(|peer| peer.identity != endpoint.identity.0)
+            {
                 return Err(wrong("identity"));
             }
         }

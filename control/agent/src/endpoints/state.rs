@@ -46,17 +46,31 @@ pub(crate) struct Store {
 impl Store {
     /// Nothing yet, on blocks that were never used.
     pub(crate) fn new(node: &str, blocks: &[ipnet::IpNet]) -> Result<Self, BlockError> {
-        Ok(Self::from_parts(AgentState { node: node.to_owned(), ..AgentState::default() }, Ipam::new(blocks, COOL_DOWN)?))
+        Ok(Self::from_parts(
+            AgentState {
+                node: node.to_owned(),
+                ..AgentState::default()
+            },
+            Ipam::new(blocks, COOL_DOWN)?,
+        ))
     }
 
     fn from_parts(state: AgentState, ipam: Ipam) -> Self {
-        let AgentState { node, routers, ipam: _, endpoints } = state;
+        let AgentState {
+            node,
+            routers,
+            ipam: _,
+            endpoints,
+        } = state;
         Self {
             node,
             routers,
             ipam,
             ids: EndpointIds::new(endpoints.iter().map(|endpoint| endpoint.id)),
-            endpoints: endpoints.into_iter().map(|endpoint| (endpoint.id, endpoint)).collect(),
+            endpoints: endpoints
+                .into_iter()
+                .map(|endpoint| (endpoint.id, endpoint))
+                .collect(),
         }
     }
 
@@ -67,16 +81,23 @@ impl Store {
     }
 
     /// The router addresses: those the node had before, new ones where it had none.
-    pub(crate) fn choose_routers(&mut self, families: &[Family], random: u64, now: Duration) -> Result<(), AllocateError> {
+    pub(crate) fn choose_routers(
+        &mut self,
+        families: &[Family],
+        random: u64,
+        now: Duration,
+    ) -> Result<(), AllocateError> {
         let ipam = &mut self.ipam;
         // An address that is no longer in the node's blocks cannot be reached by its pods.
         self.routers.retain(|router| {
-            families.contains(&Family::of(*router)) && ipam.reserve(*router, Owner::Router).is_ok()
+            families.contains(&Family::of(*router))
+                && ipam.reserve(*router, Owner::Router).is_ok()
                 && ipam.blocks().any(|block| block.contains(router))
         });
         for family in families {
             if !self.routers.iter().any(|router| Family::of(*router) == *family) {
-                self.routers.push(self.ipam.allocate(*family, Owner::Router, random, now)?);
+                self.routers
+                    .push(self.ipam.allocate(*family, Owner::Router, random, now)?);
             }
         }
         Ok(())
@@ -102,7 +123,10 @@ impl Store {
     /// The endpoint of an attachment.
     #[must_use]
     pub(crate) fn find(&self, wanted: &Attachment) -> Option<Endpoint> {
-        self.endpoints.values().find(|endpoint| attachment(endpoint) == *wanted).cloned()
+        self.endpoints
+            .values()
+            .find(|endpoint| attachment(endpoint) == *wanted)
+            .cloned()
     }
 
     /// Changes an endpoint; answers whether there is such a one.
@@ -139,8 +163,12 @@ impl Store {
             Owner::Container { .. } => self.endpoints.values().any(|endpoint| endpoint.owner() == *owner),
             Owner::Router | Owner::Health => true,
         };
-        let orphans: Vec<IpAddr> =
-            self.ipam.used().filter(|(_, owner)| !known(owner)).map(|(address, _)| address).collect();
+        let orphans: Vec<IpAddr> = self
+            .ipam
+            .used()
+            .filter(|(_, owner)| !known(owner))
+            .map(|(address, _)| address)
+            .collect();
         for address in &orphans {
             tracing::info!(%address, "its owner is gone, given back");
             self.ipam.release(*address, now);
@@ -150,7 +178,13 @@ impl Store {
 
     /// The state file's content.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let Self { node, routers, ipam, ids: _, endpoints } = self;
+        let Self {
+            node,
+            routers,
+            ipam,
+            ids: _,
+            endpoints,
+        } = self;
         AgentState {
             node: node.clone(),
             routers: routers.clone(),
@@ -164,7 +198,9 @@ impl Store {
 /// Reads the state file. One that cannot be used is set aside with a warning: the pods it knew of are then found
 /// and cleaned up as strays, which is better than an agent that does not start.
 pub(crate) fn load(path: &Path, node: &str) -> io::Result<Option<Store>> {
-    let Some(bytes) = files::read_if_exists(path)? else { return Ok(None) };
+    let Some(bytes) = files::read_if_exists(path)? else {
+        return Ok(None);
+    };
     let reason = match AgentState::decode(&bytes) {
         Ok((state, ipam)) if state.node == node => return Ok(Some(Store::from_parts(state, ipam))),
         Ok((state, _)) => format!("it belongs to node {:?}", state.node),

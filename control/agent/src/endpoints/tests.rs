@@ -42,11 +42,24 @@ impl Memory {
 
     fn step(&self, operation: &str) -> Result<MutexGuard<'_, Inner>, KernelError> {
         let inner = self.lock();
-        if inner.fails == Some(operation) { Err(NetlinkError::Closed.into()) } else { Ok(inner) }
+        if inner.fails == Some(operation) {
+            Err(NetlinkError::Closed.into())
+        } else {
+            Ok(inner)
+        }
     }
 
     fn is_empty(&self) -> bool {
-        let Inner { links, inside, attached, devices, endpoints, peers, last_index: _, fails: _ } = &*self.lock();
+        let Inner {
+            links,
+            inside,
+            attached,
+            devices,
+            endpoints,
+            peers,
+            last_index: _,
+            fails: _,
+        } = &*self.lock();
         links.is_empty()
             && inside.is_empty()
             && attached.is_empty()
@@ -57,7 +70,11 @@ impl Memory {
 }
 
 impl Kernel for Memory {
-    fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Result<PodDevices, KernelError>> {
+    fn make_pod<'a>(
+        &'a self,
+        netns: &'a Path,
+        want: &'a PodNetwork,
+    ) -> BoxFuture<'a, Result<PodDevices, KernelError>> {
         Box::pin(async move {
             let mut inner = self.step("make_pod")?;
             inner.last_index += 1;
@@ -65,14 +82,19 @@ impl Kernel for Memory {
             inner.links.insert(want.host_device.clone(), index);
             let place = (netns.display().to_string(), want.device.clone());
             inner.inside.insert(place, want.addresses.clone());
-            Ok(PodDevices { host_index: index, index: 2 })
+            Ok(PodDevices {
+                host_index: index,
+                index: 2,
+            })
         })
     }
 
     fn delete_link<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, KernelError>> {
         Box::pin(async move {
             let mut inner = self.step("delete_link")?;
-            let Some(index) = inner.links.remove(name) else { return Ok(false) };
+            let Some(index) = inner.links.remove(name) else {
+                return Ok(false);
+            };
             inner.attached.remove(&index);
             inner.inside.clear();
             Ok(true)
@@ -90,7 +112,12 @@ impl Kernel for Memory {
     ) -> BoxFuture<'a, Result<Vec<IpAddr>, KernelError>> {
         Box::pin(async move {
             let place = (netns.display().to_string(), device.to_owned());
-            Ok(self.step("pod_addresses")?.inside.get(&place).cloned().unwrap_or_default())
+            Ok(self
+                .step("pod_addresses")?
+                .inside
+                .get(&place)
+                .cloned()
+                .unwrap_or_default())
         })
     }
 
@@ -180,8 +207,19 @@ fn node_with(block: &str) -> Node {
         state_file: directory.path().join("agent.json"),
     };
     let shared: Arc<dyn Kernel> = Arc::<Memory>::clone(&kernel);
-    let endpoints = Arc::new(Endpoints::new(shared, settings, view.clone(), store, Changes::default()));
-    Node { kernel, view, endpoints, directory }
+    let endpoints = Arc::new(Endpoints::new(
+        shared,
+        settings,
+        view.clone(),
+        store,
+        Changes::default(),
+    ));
+    Node {
+        kernel,
+        view,
+        endpoints,
+        directory,
+    }
 }
 
 fn node() -> Node {
@@ -190,11 +228,18 @@ fn node() -> Node {
 
 fn request(container: &str) -> AddRequest {
     AddRequest {
-        attachment: Attachment { container_id: container.to_owned(), ifname: "eth0".to_owned() },
+        attachment: Attachment {
+            container_id: container.to_owned(),
+            ifname: "eth0".to_owned(),
+        },
         netns: format!("/run/netns/{container}"),
-        args: [("K8S_POD_NAMESPACE", "default"), ("K8S_POD_NAME", "client"), ("K8S_POD_UID", "uid")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
+        args: [
+            ("K8S_POD_NAMESPACE", "default"),
+            ("K8S_POD_NAME", "client"),
+            ("K8S_POD_UID", "uid"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
         mtu: 0,
     }
 }
@@ -231,11 +276,20 @@ async fn an_add_that_cannot_be_written_down_is_undone() {
 
 #[tokio::test]
 async fn what_could_not_be_undone_is_swept_later() {
-    for step in ["delete_link", "detach_pod", "remove_device", "remove_endpoint", "remove_peer"] {
+    for step in [
+        "delete_link",
+        "detach_pod",
+        "remove_device",
+        "remove_endpoint",
+        "remove_peer",
+    ] {
         let node = node();
         node.endpoints.add(&request("a")).await.expect("ADD");
         node.kernel.fail(Some(step));
-        node.endpoints.delete(&request("a").attachment).await.expect_err(step);
+        node.endpoints
+            .delete(&request("a").attachment)
+            .await
+            .expect_err(step);
         assert_eq!(known(&node), (1, 1), "{step}: it is still known");
         node.kernel.fail(None);
         node.endpoints.sweep().await.expect("swept");
@@ -247,13 +301,24 @@ async fn what_could_not_be_undone_is_swept_later() {
 #[tokio::test]
 async fn one_name_is_added_once_also_at_the_same_moment() {
     let node = node();
-    let (first, second, request) = (Arc::clone(&node.endpoints), Arc::clone(&node.endpoints), request("a"));
+    let (first, second, request) = (
+        Arc::clone(&node.endpoints),
+        Arc::clone(&node.endpoints),
+        request("a"),
+    );
     let (one, two) = tokio::join!(first.add(&request), second.add(&request));
-    let refused = [one, two].into_iter().filter_map(Result::err).map(|error| error.code()).collect::<Vec<_>>();
+    let refused = [one, two]
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| error.code())
+        .collect::<Vec<_>>();
     assert_eq!(refused, [code::EXISTS]);
     assert_eq!(known(&node), (1, 1));
     node.endpoints.delete(&request.attachment).await.expect("DEL");
-    node.endpoints.delete(&request.attachment).await.expect("DEL of nothing");
+    node.endpoints
+        .delete(&request.attachment)
+        .await
+        .expect("DEL of nothing");
     assert!(node.kernel.is_empty());
 }
 
@@ -264,8 +329,15 @@ async fn a_full_block_refuses_and_leaks_nothing() {
     node.endpoints.add(&request("a")).await.expect("the last address");
     let error = node.endpoints.add(&request("b")).await.expect_err("full");
     assert_eq!((error.code(), known(&node)), (code::NO_ADDRESS, (1, 1)));
-    node.endpoints.delete(&request("a").attachment).await.expect("DEL");
-    let error = node.endpoints.add(&request("b")).await.expect_err("the address rests");
+    node.endpoints
+        .delete(&request("a").attachment)
+        .await
+        .expect("DEL");
+    let error = node
+        .endpoints
+        .add(&request("b"))
+        .await
+        .expect_err("the address rests");
     assert_eq!(error.code(), code::NO_ADDRESS);
 }
 
@@ -273,34 +345,74 @@ async fn a_full_block_refuses_and_leaks_nothing() {
 async fn the_identity_of_a_known_pod_is_there_from_the_start() {
     let node = node();
     let name = ObjectName::new("default", "client");
-    let pod = Pod { name: name.clone(), uid: "uid".into(), labels: [("app".into(), "x".into())].into(), ..Pod::default() };
-    let namespace = Namespace { name: "default".into(), ..Namespace::default() };
+    let pod = Pod {
+        name: name.clone(),
+        uid: "uid".into(),
+        labels: [("app".into(), "x".into())].into(),
+        ..Pod::default()
+    };
+    let namespace = Namespace {
+        name: "default".into(),
+        ..Namespace::default()
+    };
     let labels = Labels::of_pod(&pod, &namespace, "kind", &LabelFilter::new("").expect("a filter"));
     {
         let mut view = node.view.lock();
         view.pods.insert(name, pod);
         view.namespaces.insert("default".into(), namespace);
-        view.identities.upsert(CiliumIdentity { identity: Identity(4711), labels, created: 1 });
+        view.identities.upsert(CiliumIdentity {
+            identity: Identity(4711),
+            labels,
+            created: 1,
+        });
     }
     node.endpoints.add(&request("a")).await.expect("ADD");
-    let endpoint = node.endpoints.store().find(&request("a").attachment).expect("an endpoint");
-    assert_eq!((endpoint.identity, endpoint.state), (Identity(4711), EndpointState::Ready));
-    assert_eq!(node.kernel.peers().expect("a table").values().next().map(|peer| peer.identity), Some(4711));
+    let endpoint = node
+        .endpoints
+        .store()
+        .find(&request("a").attachment)
+        .expect("an endpoint");
+    assert_eq!(
+        (endpoint.identity, endpoint.state),
+        (Identity(4711), EndpointState::Ready)
+    );
+    assert_eq!(
+        node.kernel
+            .peers()
+            .expect("a table")
+            .values()
+            .next()
+            .map(|peer| peer.identity),
+        Some(4711)
+    );
 
     let mut stranger = request("b");
     stranger.args.insert("K8S_POD_NAME".into(), "nobody".into());
     node.endpoints.add(&stranger).await.expect("ADD");
-    let endpoint = node.endpoints.store().find(&stranger.attachment).expect("an endpoint");
-    assert_eq!((endpoint.identity, endpoint.state), (Identity::INIT, EndpointState::WaitingForIdentity));
+    let endpoint = node
+        .endpoints
+        .store()
+        .find(&stranger.attachment)
+        .expect("an endpoint");
+    assert_eq!(
+        (endpoint.identity, endpoint.state),
+        (Identity::INIT, EndpointState::WaitingForIdentity)
+    );
 }
 
 #[tokio::test]
 async fn check_names_what_is_wrong() {
     let node = node();
     let made = node.endpoints.add(&request("a")).await.expect("ADD");
-    let AddRequest { attachment, netns, .. } = request("a");
+    let AddRequest {
+        attachment, netns, ..
+    } = request("a");
     let addresses = vec![made.addresses[0].address.clone()];
-    let check = CheckRequest { attachment, netns, addresses };
+    let check = CheckRequest {
+        attachment,
+        netns,
+        addresses,
+    };
     node.endpoints.check(&check).await.expect("as ADD left it");
     type Damage = fn(&mut Inner);
     let damages: [(&str, Damage); 6] = [
@@ -309,7 +421,9 @@ async fn check_names_what_is_wrong() {
         ("no programs", |inner| inner.attached.clear()),
         ("device entry", |inner| inner.devices.clear()),
         ("endpoint entry", |inner| inner.endpoints.clear()),
-        ("identity entry", |inner| inner.peers.values_mut().for_each(|peer| peer.identity = 2)),
+        ("identity entry", |inner| {
+            inner.peers.values_mut().for_each(|peer| peer.identity = 2);
+        }),
     ];
     for (what, damage) in damages.into_iter().rev() {
         damage(&mut node.kernel.lock());
@@ -324,17 +438,34 @@ async fn state_survives_and_half_made_pods_do_not() {
     let node = node();
     node.endpoints.add(&request("a")).await.expect("ADD");
     node.endpoints.add(&request("b")).await.expect("ADD");
-    let half = node.endpoints.store().find(&request("b").attachment).expect("an endpoint").id;
-    node.endpoints.update(half, |endpoint| endpoint.state = EndpointState::Creating).await.expect("written");
-    let store = load(&node.directory.path().join("agent.json"), "node").expect("readable").expect("a state");
-    assert_eq!((store.routers(), store.iter().count()), (node.endpoints.store().routers(), 2));
+    let half = node
+        .endpoints
+        .store()
+        .find(&request("b").attachment)
+        .expect("an endpoint")
+        .id;
+    node.endpoints
+        .update(half, |endpoint| endpoint.state = EndpointState::Creating)
+        .await
+        .expect("written");
+    let store = load(&node.directory.path().join("agent.json"), "node")
+        .expect("readable")
+        .expect("a state");
+    assert_eq!(
+        (store.routers(), store.iter().count()),
+        (node.endpoints.store().routers(), 2)
+    );
     let shared: Arc<dyn Kernel> = Arc::<Memory>::clone(&node.kernel);
     let settings = node.endpoints.settings().clone();
     let next = Endpoints::new(shared, settings, node.view.clone(), store, Changes::default());
     next.recover().await.expect("recovered");
     assert_eq!(next.store().all().len(), 1);
     assert_eq!(node.kernel.pod_links().await.expect("links").len(), 1);
-    assert!(load(&node.directory.path().join("agent.json"), "another").expect("readable").is_none());
+    assert!(
+        load(&node.directory.path().join("agent.json"), "another")
+            .expect("readable")
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -343,7 +474,10 @@ async fn gc_takes_what_is_not_listed_and_links_of_nobody() {
     node.endpoints.add(&request("a")).await.expect("ADD");
     node.endpoints.add(&request("b")).await.expect("ADD");
     node.kernel.lock().links.insert("lxc0badc0ffee00".to_owned(), 99);
-    node.endpoints.collect(&[request("a").attachment]).await.expect("GC");
+    node.endpoints
+        .collect(&[request("a").attachment])
+        .await
+        .expect("GC");
     assert_eq!(known(&node), (1, 1));
     assert_eq!(node.kernel.pod_links().await.expect("links").len(), 1);
 }

@@ -28,12 +28,17 @@ fn ipv6(packet: &[u8]) -> Option<String> {
     let mut next = *packet.get(6)?;
     let mut offset = IPV6;
     for _ in 0..MAX_EXTENSIONS {
-        let (Some(following), Some(length)) = (packet.get(offset), packet.get(offset + 1)) else { break };
+        let (Some(following), Some(length)) = (packet.get(offset), packet.get(offset + 1)) else {
+            break;
+        };
         offset += match next {
             // RFC 8200 §4: hop-by-hop, routing, destination options; length in units of eight behind the first.
             0 | 43 | 60 => (usize::from(*length) + 1) * 8,
             // Fragment header; only the first fragment has ports.
-            44 if packet.get(offset + 2..offset + 4).is_some_and(|o| o[0] != 0 || o[1] & 0xf8 != 0) => {
+            44 if packet
+                .get(offset + 2..offset + 4)
+                .is_some_and(|o| o[0] != 0 || o[1] & 0xf8 != 0) =>
+            {
                 return Some(format!("{source} -> {target} fragment"));
             }
             44 => 8,
@@ -43,18 +48,30 @@ fn ipv6(packet: &[u8]) -> Option<String> {
         };
         next = *following;
     }
-    Some(transport(source.into(), target.into(), next, packet.get(offset..).unwrap_or_default()))
+    Some(transport(
+        source.into(),
+        target.into(),
+        next,
+        packet.get(offset..).unwrap_or_default(),
+    ))
 }
 
 fn ipv4(packet: &[u8]) -> Option<String> {
     let source = Ipv4Addr::from(*packet.get(12..)?.first_chunk::<4>()?);
     let target = Ipv4Addr::from(*packet.get(16..)?.first_chunk::<4>()?);
     let offset = usize::from(packet.first()? & 0x0f) * 4;
-    Some(transport(source.into(), target.into(), *packet.get(9)?, packet.get(offset..).unwrap_or_default()))
+    Some(transport(
+        source.into(),
+        target.into(),
+        *packet.get(9)?,
+        packet.get(offset..).unwrap_or_default(),
+    ))
 }
 
 fn transport(source: std::net::IpAddr, target: std::net::IpAddr, protocol: u8, segment: &[u8]) -> String {
-    let ports = segment.first_chunk::<4>().map(|[a, b, c, d]| (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])));
+    let ports = segment
+        .first_chunk::<4>()
+        .map(|[a, b, c, d]| (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])));
     match (protocol, ports) {
         (6 | 17 | 132, Some((from, to))) => {
             let name = match protocol {
@@ -62,8 +79,14 @@ fn transport(source: std::net::IpAddr, target: std::net::IpAddr, protocol: u8, s
                 17 => "udp",
                 _ => "sctp",
             };
-            let mut line = format!("{} -> {} {name}", SocketAddr::new(source, from), SocketAddr::new(target, to));
-            if protocol == 6 && let Some(flags) = segment.get(13) {
+            let mut line = format!(
+                "{} -> {} {name}",
+                SocketAddr::new(source, from),
+                SocketAddr::new(target, to)
+            );
+            if protocol == 6
+                && let Some(flags) = segment.get(13)
+            {
                 line.push_str(&tcp_flags(*flags));
             }
             line
@@ -76,7 +99,16 @@ fn transport(source: std::net::IpAddr, target: std::net::IpAddr, protocol: u8, s
 
 /// In the order of Cilium's monitor: ` SYN, ACK`.
 fn tcp_flags(bits: u8) -> String {
-    let names = [(2, "SYN"), (16, "ACK"), (4, "RST"), (1, "FIN"), (8, "PSH"), (32, "URG"), (64, "ECE"), (128, "CWR")];
+    let names = [
+        (2, "SYN"),
+        (16, "ACK"),
+        (4, "RST"),
+        (1, "FIN"),
+        (8, "PSH"),
+        (32, "URG"),
+        (64, "ECE"),
+        (128, "CWR"),
+    ];
     let mut text = String::new();
     for (bit, name) in names {
         if bits & bit != 0 {
@@ -130,10 +162,26 @@ mod tests {
         let hop_by_hop: Vec<u8> = [6, 0, 0, 0, 0, 0, 0, 0].into_iter().chain(tcp).collect();
         for (name, frame, expected) in [
             ("TCP", frame(6, &tcp), "[fd00::1]:1 -> [fd00::2]:80 tcp SYN, ACK"),
-            ("behind an extension", frame(0, &hop_by_hop), "[fd00::1]:1 -> [fd00::2]:80 tcp SYN, ACK"),
-            ("UDP", frame(17, &[0, 1, 0, 53, 0, 8, 0, 0]), "[fd00::1]:1 -> [fd00::2]:53 udp"),
-            ("echo", frame(58, &[128, 0]), "fd00::1 -> fd00::2 icmp EchoRequest"),
-            ("a later fragment", frame(44, &[6, 0, 1, 0, 0, 0, 0, 0]), "fd00::1 -> fd00::2 fragment"),
+            (
+                "behind an extension",
+                frame(0, &hop_by_hop),
+                "[fd00::1]:1 -> [fd00::2]:80 tcp SYN, ACK",
+            ),
+            (
+                "UDP",
+                frame(17, &[0, 1, 0, 53, 0, 8, 0, 0]),
+                "[fd00::1]:1 -> [fd00::2]:53 udp",
+            ),
+            (
+                "echo",
+                frame(58, &[128, 0]),
+                "fd00::1 -> fd00::2 icmp EchoRequest",
+            ),
+            (
+                "a later fragment",
+                frame(44, &[6, 0, 1, 0, 0, 0, 0, 0]),
+                "fd00::1 -> fd00::2 fragment",
+            ),
             ("cut", frame(6, &[0]), "fd00::1 -> fd00::2 protocol 6"),
             ("nothing", Vec::new(), "0 bytes that are no IP packet"),
             ("ARP", [vec![0; 12], vec![8, 6]].concat(), "ethertype 0x0806"),

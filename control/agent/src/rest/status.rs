@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use api::status::{
-    Attachment, BigTcp, BpfMapProperties, BpfMapStatus, ClusterStatus, Device, Enabled, IpamStatus, K8sStatus,
-    KubeProxyReplacement, Masquerading, Mode, MonitorStatus, Routing, State, Status, StatusResponse,
+    Attachment, BigTcp, BpfMapProperties, BpfMapStatus, ClusterStatus, Device, Enabled, IpamStatus,
+    K8sStatus, KubeProxyReplacement, Masquerading, Mode, MonitorStatus, Routing, State, Status,
+    StatusResponse,
 };
 use k8s::{Kind, WatchState};
 use model::addr::Family;
@@ -51,7 +52,10 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
     let kubernetes = kubernetes(agent).await;
     let counts = agent.events.counts();
     let num_nodes = agent.view.lock().nodes.len();
-    let ring = maps.iter().find(|map| map.name == abi::names::EVENTS).map_or(0, |map| u64::from(map.max_entries));
+    let ring = maps
+        .iter()
+        .find(|map| map.name == abi::names::EVENTS)
+        .map_or(0, |map| u64::from(map.max_entries));
     StatusResponse {
         cilium: own(agent, &problems),
         kvstore: Status::new(State::Disabled, "identities are CiliumIdentity objects"),
@@ -65,7 +69,9 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         },
         host_firewall: Mode::default(),
         srv6: Enabled { enabled: false },
-        cni_chaining: Mode { mode: "none".to_owned() },
+        cni_chaining: Mode {
+            mode: "none".to_owned(),
+        },
         cni_file: cni_file(agent),
         node_monitor: MonitorStatus {
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64,
@@ -80,12 +86,25 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
             num_nodes,
         },
         ipam: ipam(agent),
-        ipv4_big_tcp: big_tcp(&natives, |link| (link.sizes.gro_ipv4_max, link.sizes.gso_ipv4_max), agent.config.enable_ipv4),
-        ipv6_big_tcp: big_tcp(&natives, |link| (link.sizes.gro_max, link.sizes.gso_max), agent.config.enable_ipv6),
+        ipv4_big_tcp: big_tcp(
+            &natives,
+            |link| (link.sizes.gro_ipv4_max, link.sizes.gso_ipv4_max),
+            agent.config.enable_ipv4,
+        ),
+        ipv6_big_tcp: big_tcp(
+            &natives,
+            |link| (link.sizes.gro_max, link.sizes.gso_max),
+            agent.config.enable_ipv6,
+        ),
         bandwidth_manager: Enabled { enabled: false },
         routing: Routing {
             inter_host_routing_mode: "Native".to_owned(),
-            intra_host_routing_mode: if agent.config.host_legacy_routing { "Legacy" } else { "BPF" }.to_owned(),
+            intra_host_routing_mode: if agent.config.host_legacy_routing {
+                "Legacy"
+            } else {
+                "BPF"
+            }
+            .to_owned(),
             tunnel_protocol: String::new(),
             direct_routes: routes,
         },
@@ -112,7 +131,10 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
 /// The agent's own line: its version, or what is wrong with the datapath.
 fn own(agent: &Agent, problems: &[String]) -> Status {
     match problems.first() {
-        Some(first) => Status::new(State::Failure, format!("{VERSION} ({} problems, the first: {first})", problems.len())),
+        Some(first) => Status::new(
+            State::Failure,
+            format!("{VERSION} ({} problems, the first: {first})", problems.len()),
+        ),
         None if agent.ready().is_none() => Status::new(State::Warning, format!("{VERSION} (starting)")),
         None => Status::new(State::Ok, VERSION),
     }
@@ -120,22 +142,42 @@ fn own(agent: &Agent, problems: &[String]) -> Status {
 
 /// Programs that should be attached and are not.
 fn missing_programs(agent: &Agent, natives: &[Link], attachments: &[Attachment]) -> Vec<String> {
-    let has = |device: &str, program: &str| attachments.iter().any(|a| a.device == device && a.program == program);
+    let has = |device: &str, program: &str| {
+        attachments
+            .iter()
+            .any(|a| a.device == device && a.program == program)
+    };
     let mut expected: Vec<(String, &str)> = vec![(host::HOST_DEVICE.to_owned(), abi::names::FROM_HOST)];
     for link in natives {
-        expected.extend([abi::names::FROM_NETDEV, abi::names::TO_NETDEV].map(|program| (link.name.clone(), program)));
+        expected.extend(
+            [abi::names::FROM_NETDEV, abi::names::TO_NETDEV].map(|program| (link.name.clone(), program)),
+        );
     }
-    for endpoint in agent.endpoints.store().iter().filter(|endpoint| endpoint.host_ifindex != 0) {
+    for endpoint in agent
+        .endpoints
+        .store()
+        .iter()
+        .filter(|endpoint| endpoint.host_ifindex != 0)
+    {
         let programs = [abi::names::FROM_POD, abi::names::TO_POD];
         expected.extend(programs.map(|program| (endpoint.host_ifname.clone(), program)));
     }
-    let missing = expected.into_iter().filter(|(device, program)| !has(device, program));
-    missing.map(|(device, program)| format!("{program} is not attached to {device}")).collect()
+    let missing = expected
+        .into_iter()
+        .filter(|(device, program)| !has(device, program));
+    missing
+        .map(|(device, program)| format!("{program} is not attached to {device}"))
+        .collect()
 }
 
 async fn attachments(agent: &Agent) -> anyhow::Result<Vec<Attachment>> {
     let links = agent.netlink.links().await?;
-    let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+    let name = |index: u32| {
+        links
+            .iter()
+            .find(|link| link.index == index)
+            .map(|link| link.name.clone())
+    };
     let found = agent.datapath.attachments()?.into_iter();
     Ok(found
         .filter_map(|attachment| {
@@ -154,42 +196,71 @@ async fn attachments(agent: &Agent) -> anyhow::Result<Vec<Attachment>> {
 
 async fn direct_routes(agent: &Agent) -> anyhow::Result<Vec<String>> {
     let links = agent.netlink.links().await?;
-    let name = |index: u32| links.iter().find(|link| link.index == index).map_or("?", |link| link.name.as_str());
+    let name = |index: u32| {
+        links
+            .iter()
+            .find(|link| link.index == index)
+            .map_or("?", |link| link.name.as_str())
+    };
     let routes = agent.netlink.our_routes().await?.into_iter();
     Ok(routes
-        .filter_map(|route| Some(format!("{} via {} dev {}", route.destination, route.via?, name(route.device))))
+        .filter_map(|route| {
+            Some(format!(
+                "{} via {} dev {}",
+                route.destination,
+                route.via?,
+                name(route.device)
+            ))
+        })
         .collect())
 }
 
 fn device(link: &Link, addresses: &[netlink::Address]) -> Device {
     let own = addresses.iter().filter(|address| address.device == link.index);
-    Device { name: link.name.clone(), ip: own.map(|address| address.net.addr().to_string()).collect() }
+    Device {
+        name: link.name.clone(),
+        ip: own.map(|address| address.net.addr().to_string()).collect(),
+    }
 }
 
 async fn kubernetes(agent: &Agent) -> K8sStatus {
-    let Some(watches) = &agent.watches else { return K8sStatus::default() };
+    let Some(watches) = &agent.watches else {
+        return K8sStatus::default();
+    };
     let kinds = Kind::ALL.iter().map(|kind| kind.api().to_owned()).collect();
     let (state, msg) = match tokio::time::timeout(API_DEADLINE, agent.registry.version()).await {
         Ok(Ok(version)) => (State::Ok, version),
         Ok(Err(error)) => (State::Failure, format!("{error:#}")),
-        Err(_) => (State::Failure, format!("no answer within {} s", API_DEADLINE.as_secs())),
+        Err(_) => (
+            State::Failure,
+            format!("no answer within {} s", API_DEADLINE.as_secs()),
+        ),
     };
     let failing = watches.borrow().iter().find_map(|(kind, watch)| match watch {
         WatchState::Failing { failures, error } => Some(format!("{kind}: {error} ({failures} failures)")),
         WatchState::Starting | WatchState::Synced => None,
     });
     match failing {
-        Some(failing) if state == State::Ok => {
-            K8sStatus { state: State::Warning, msg: format!("{msg}; {failing}"), k8s_api_versions: kinds }
-        }
-        _ => K8sStatus { state, msg, k8s_api_versions: kinds },
+        Some(failing) if state == State::Ok => K8sStatus {
+            state: State::Warning,
+            msg: format!("{msg}; {failing}"),
+            k8s_api_versions: kinds,
+        },
+        _ => K8sStatus {
+            state,
+            msg,
+            k8s_api_versions: kinds,
+        },
     }
 }
 
 fn cni_file(agent: &Agent) -> Status {
     match &agent.cni_conf {
         None => Status::new(State::Disabled, "not managed by the agent"),
-        Some(path) if path.exists() => Status::new(State::Ok, format!("successfully wrote CNI configuration file to {}", path.display())),
+        Some(path) if path.exists() => Status::new(
+            State::Ok,
+            format!("successfully wrote CNI configuration file to {}", path.display()),
+        ),
         Some(path) => Status::new(State::Failure, format!("{} is not there", path.display())),
     }
 }
@@ -199,24 +270,42 @@ pub(super) fn ipam(agent: &Agent) -> IpamStatus {
     let store = agent.endpoints.store();
     let pod = |owner: &Owner| {
         let endpoint = store.iter().find(|endpoint| endpoint.owner() == *owner);
-        endpoint.filter(|endpoint| !endpoint.pod.name.is_empty()).map(|endpoint| endpoint.pod.to_string())
+        endpoint
+            .filter(|endpoint| !endpoint.pod.name.is_empty())
+            .map(|endpoint| endpoint.pod.to_string())
     };
-    let used: Vec<(IpAddr, String)> =
-        store.ipam.used().map(|(address, owner)| (address, pod(owner).unwrap_or_else(|| owner.to_string()))).collect();
+    let used: Vec<(IpAddr, String)> = store
+        .ipam
+        .used()
+        .map(|(address, owner)| (address, pod(owner).unwrap_or_else(|| owner.to_string())))
+        .collect();
     let of = |family| {
-        let addresses = used.iter().map(|(address, _)| *address).filter(move |a| Family::of(*a) == family);
+        let addresses = used
+            .iter()
+            .map(|(address, _)| *address)
+            .filter(move |a| Family::of(*a) == family);
         addresses.map(|address| address.to_string()).collect()
     };
     // Cilium counts the whole block here; ours is what can really be handed out.
-    let lines = store.ipam.usage(crate::endpoints::now()).into_iter().map(|usage| {
-        let family = Family::of(usage.block.network());
-        format!("{family}: {}/{} allocated from {},", usage.used, usage.capacity, usage.block)
-    });
+    let lines = store
+        .ipam
+        .usage(crate::endpoints::now())
+        .into_iter()
+        .map(|usage| {
+            let family = Family::of(usage.block.network());
+            format!(
+                "{family}: {}/{} allocated from {},",
+                usage.used, usage.capacity, usage.block
+            )
+        });
     IpamStatus {
         status: lines.collect::<Vec<_>>().join(" "),
         ipv4: of(Family::V4),
         ipv6: of(Family::V6),
-        allocations: used.into_iter().map(|(address, owner)| (address.to_string(), owner)).collect(),
+        allocations: used
+            .into_iter()
+            .map(|(address, owner)| (address.to_string(), owner))
+            .collect(),
     }
 }
 
@@ -224,7 +313,17 @@ pub(super) fn ipam(agent: &Agent) -> IpamStatus {
 fn big_tcp(natives: &[Link], sizes: fn(&Link) -> (u32, u32), family: bool) -> BigTcp {
     /// Larger than this is BIG TCP (`GSO_LEGACY_MAX_SIZE`).
     const LEGACY_MAX: u64 = 65536;
-    let smallest = |pick: fn((u32, u32)) -> u32| natives.iter().map(|link| u64::from(pick(sizes(link)))).min().unwrap_or(0);
+    let smallest = |pick: fn((u32, u32)) -> u32| {
+        natives
+            .iter()
+            .map(|link| u64::from(pick(sizes(link))))
+            .min()
+            .unwrap_or(0)
+    };
     let (max_gro, max_gso) = (smallest(|(gro, _)| gro), smallest(|(_, gso)| gso));
-    BigTcp { enabled: family && max_gro > LEGACY_MAX && max_gso > LEGACY_MAX, max_gro, max_gso }
+    BigTcp {
+        enabled: family && max_gro > LEGACY_MAX && max_gso > LEGACY_MAX,
+        max_gro,
+        max_gso,
+    }
 }

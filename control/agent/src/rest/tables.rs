@@ -28,7 +28,9 @@ pub(super) async fn endpoints(agent: &Agent) -> anyhow::Result<Vec<Endpoint>> {
         let connected = links.get(&endpoint.host_ifname) == Some(&endpoint.host_ifindex);
         let programs = attached.contains(&endpoint.host_ifindex);
         let entries = endpoint.addresses.iter().all(|address| {
-            table.get(&to_abi(*address)).is_some_and(|entry| entry.ifindex == endpoint.host_ifindex)
+            table
+                .get(&to_abi(*address))
+                .is_some_and(|entry| entry.ifindex == endpoint.host_ifindex)
         });
         let bpf = if programs && entries { "OK" } else { "Failure" };
         let labels = endpoint.labels.to_strings();
@@ -38,9 +40,16 @@ pub(super) async fn endpoints(agent: &Agent) -> anyhow::Result<Vec<Endpoint>> {
                 state: endpoint.state.as_str().to_owned(),
                 identity: EndpointIdentity {
                     id: endpoint.identity.0,
-                    labels: if labels.is_empty() { reserved(endpoint.identity) } else { labels.clone() },
+                    labels: if labels.is_empty() {
+                        reserved(endpoint.identity)
+                    } else {
+                        labels.clone()
+                    },
                 },
-                labels: EndpointLabels { security_relevant: labels, derived: Vec::new() },
+                labels: EndpointLabels {
+                    security_relevant: labels,
+                    derived: Vec::new(),
+                },
                 networking: EndpointNetworking {
                     addressing: vec![pair(&endpoint.addresses)],
                     interface_name: endpoint.host_ifname.clone(),
@@ -70,16 +79,33 @@ pub(super) async fn endpoints(agent: &Agent) -> anyhow::Result<Vec<Endpoint>> {
 
 /// No policy is enforced; revision 1 is the empty set of rules.
 fn no_policy() -> EndpointPolicy {
-    EndpointPolicy { realized: EndpointPolicyRealized { policy_enabled: "none".to_owned(), policy_revision: 1 } }
+    EndpointPolicy {
+        realized: EndpointPolicyRealized {
+            policy_enabled: "none".to_owned(),
+            policy_revision: 1,
+        },
+    }
 }
 
 fn reserved(identity: model::Identity) -> Vec<String> {
-    identity.reserved_name().map(|name| Label::reserved(name).to_string()).into_iter().collect()
+    identity
+        .reserved_name()
+        .map(|name| Label::reserved(name).to_string())
+        .into_iter()
+        .collect()
 }
 
 fn pair(addresses: &[IpAddr]) -> AddressPair {
-    let of = |family| addresses.iter().find(|a| Family::of(**a) == family).map(ToString::to_string);
-    AddressPair { ipv4: of(Family::V4), ipv6: of(Family::V6) }
+    let of = |family| {
+        addresses
+            .iter()
+            .find(|a| Family::of(**a) == family)
+            .map(ToString::to_string)
+    };
+    AddressPair {
+        ipv4: of(Family::V4),
+        ipv6: of(Family::V6),
+    }
 }
 
 fn host_prefix(address: IpAddr) -> String {
@@ -90,7 +116,15 @@ fn host_prefix(address: IpAddr) -> String {
 pub(super) fn addresses(agent: &Agent) -> Vec<IpEntry> {
     let mut entries: BTreeMap<IpAddr, IpEntry> = BTreeMap::new();
     let mut add = |address: IpAddr, identity: u32, host: String, metadata: IpMetadata| {
-        entries.insert(address, IpEntry { cidr: host_prefix(address), identity, host_ip: host, metadata });
+        entries.insert(
+            address,
+            IpEntry {
+                cidr: host_prefix(address),
+                identity,
+                host_ip: host,
+                metadata,
+            },
+        );
     };
     let metadata = |source: &str, name: &model::inputs::ObjectName| IpMetadata {
         source: source.to_owned(),
@@ -102,20 +136,37 @@ pub(super) fn addresses(agent: &Agent) -> Vec<IpEntry> {
         let identity = endpoint.identity.unwrap_or(model::Identity::INIT).0;
         let host = endpoint.node_ip.map(|ip| ip.to_string()).unwrap_or_default();
         for address in &endpoint.addresses {
-            add(*address, identity, host.clone(), metadata("custom-resource", &endpoint.name));
+            add(
+                *address,
+                identity,
+                host.clone(),
+                metadata("custom-resource", &endpoint.name),
+            );
         }
     }
     for node in view.nodes.values() {
-        let identity = if node.name == agent.node { model::Identity::HOST } else { model::Identity::REMOTE_NODE };
+        let identity = if node.name == agent.node {
+            model::Identity::HOST
+        } else {
+            model::Identity::REMOTE_NODE
+        };
         for (_, address) in &node.addresses {
-            let source = IpMetadata { source: "custom-resource".to_owned(), ..IpMetadata::default() };
+            let source = IpMetadata {
+                source: "custom-resource".to_owned(),
+                ..IpMetadata::default()
+            };
             add(*address, identity.0, String::new(), source);
         }
     }
     drop(view);
     for endpoint in agent.endpoints.store().iter() {
         for address in &endpoint.addresses {
-            add(*address, endpoint.identity.0, String::new(), metadata("agent-local", &endpoint.pod));
+            add(
+                *address,
+                endpoint.identity.0,
+                String::new(),
+                metadata("agent-local", &endpoint.pod),
+            );
         }
     }
     entries.into_values().collect()
@@ -130,29 +181,56 @@ pub(super) fn identities(agent: &Agent) -> Vec<Identity> {
     let count = |id: model::Identity| used.get(&id.0).copied().unwrap_or(0);
     let reserved = model::Identity::all_reserved()
         .filter(|(id, _)| *id != model::Identity::UNKNOWN)
-        .map(|(id, label)| Identity { id: id.0, labels: vec![label.to_string()], ref_count: count(id) });
+        .map(|(id, label)| Identity {
+            id: id.0,
+            labels: vec![label.to_string()],
+            ref_count: count(id),
+        });
     let view = agent.view.lock();
-    let cluster =
-        view.identities.iter().map(|(id, labels)| Identity { id: id.0, labels: labels.to_strings(), ref_count: count(id) });
+    let cluster = view.identities.iter().map(|(id, labels)| Identity {
+        id: id.0,
+        labels: labels.to_strings(),
+        ref_count: count(id),
+    });
     reserved.chain(cluster).collect()
 }
 
 /// Nodes that run an agent.
 pub(super) fn nodes(agent: &Agent) -> Vec<Node> {
     let cluster = &agent.config.cluster_name;
-    let named = |name: &str| if cluster == "default" { name.to_owned() } else { format!("{cluster}/{name}") };
+    let named = |name: &str| {
+        if cluster == "default" {
+            name.to_owned()
+        } else {
+            format!("{cluster}/{name}")
+        }
+    };
     let view = agent.view.lock();
     let address = |node: &model::inputs::CiliumNode, family| {
         let ip = node.node_ip(family)?;
-        let block = node.pod_cidrs.iter().find(|block| Family::of(block.network()) == family);
-        Some(NodeAddress { ip: ip.to_string(), alloc_range: block.map(ToString::to_string).unwrap_or_default() })
+        let block = node
+            .pod_cidrs
+            .iter()
+            .find(|block| Family::of(block.network()) == family);
+        Some(NodeAddress {
+            ip: ip.to_string(),
+            alloc_range: block.map(ToString::to_string).unwrap_or_default(),
+        })
     };
     view.nodes
         .values()
         .map(|node| Node {
             name: named(&node.name),
-            primary_address: NodeAddressing { ipv4: address(node, Family::V4), ipv6: address(node, Family::V6) },
-            source: if node.name == agent.node { "local" } else { "custom-resource" }.to_owned(),
+            primary_address: NodeAddressing {
+                ipv4: address(node, Family::V4),
+                ipv6: address(node, Family::V6),
+            },
+            source: if node.name == agent.node {
+                "local"
+            } else {
+                "custom-resource"
+            }
+            .to_owned(),
         })
         .collect()
 }
@@ -161,7 +239,11 @@ pub(super) fn nodes(agent: &Agent) -> Vec<Node> {
 pub(super) fn maps(agent: &Agent) -> anyhow::Result<Vec<MapInfo>> {
     // These are written from what the agent knows, and restored when something else changes them.
     let reconciled = [abi::names::ENDPOINTS, abi::names::DEVICES, abi::names::IPCACHE];
-    let failures = agent.controllers.snapshot().into_iter().find(|controller| controller.name == crate::RECONCILE);
+    let failures = agent
+        .controllers
+        .snapshot()
+        .into_iter()
+        .find(|controller| controller.name == crate::RECONCILE);
     let failures = failures.map_or(0, |controller| controller.status.failure_count);
     let infos = agent.datapath.map_infos()?.into_iter();
     Ok(infos
@@ -184,7 +266,11 @@ pub(super) fn connections(agent: &Agent) -> anyhow::Result<Vec<Connection>> {
     let now = loader::monotonic_ns();
     let tcp = agent.datapath.ct_tcp().entries()?;
     let any = agent.datapath.ct_any().entries()?;
-    Ok(tcp.into_iter().chain(any).map(|(key, entry)| connection(&key, &entry, now)).collect())
+    Ok(tcp
+        .into_iter()
+        .chain(any)
+        .map(|(key, entry)| connection(&key, &entry, now))
+        .collect())
 }
 
 fn connection(key: &CtKey, entry: &CtEntry, now: u64) -> Connection {

@@ -277,6 +277,23 @@ fn a_node_looks_like_a_machine_of_its_own() {
     );
     assert!(lab.fail("logs", &["nobody"]).contains("supervisor"));
     assert!(lab.succeed("logs", &["supervisor"]).contains("the cluster is up"));
+    // A reader that goes away at once.
+    for (verb, arguments) in [
+        ("status", &["-o", "json"][..]),
+        ("kubeconfig", &[]),
+        ("logs", &[]),
+        ("nodes", &[]),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = lab
+            .command(verb, arguments)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{verb}: {}", text(&output));
+    }
 }
 
 #[test]

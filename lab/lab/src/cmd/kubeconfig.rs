@@ -14,6 +14,6 @@ pub(crate) fn run(args: &Cluster) -> anyhow::Result<ExitCode> {
     let path = paths.kubeconfig();
     let text = fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}; is the cluster up?", path.display()))?;
-    print!("{text}");
+    super::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,20 @@ use crate::state::{Paths, Spec};
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &Logs) -> anyhow::Result<ExitCode> {
+    match print(args) {
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(error)
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(ExitCode::SUCCESS)
+        }
+        done => done.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn print(args: &Logs) -> anyhow::Result<()> {
     let paths = Paths::of(&args.cluster.name);
     let spec = paths.require_spec()?;
     let sources = select(&paths, &spec, args.component.as_deref())?;
@@ -46,7 +60,7 @@ pub(crate) fn run(args: &Logs) -> anyhow::Result<ExitCode> {
             copy(file, &mut stdout)?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn copy(from: &mut impl Read, to: &mut impl io::Write) -> io::Result<()> {

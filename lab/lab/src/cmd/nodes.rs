@@ -10,7 +10,7 @@ use crate::topology;
 
 pub(crate) fn list(args: &Cluster) -> anyhow::Result<ExitCode> {
     for node in Paths::of(&args.name).require_spec()?.nodes {
-        println!("{}", node.name);
+        super::print(&format!("{}\n", node.name))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -19,6 +19,6 @@ pub(crate) fn address(args: &NodeIp) -> anyhow::Result<ExitCode> {
     let spec = Paths::of(&args.cluster.name).require_spec()?;
     let address = topology::host_address(&spec, &args.node)
         .with_context(|| format!("there is no node {:?}", args.node))?;
-    println!("{address}");
+    super::print(&format!("{address}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

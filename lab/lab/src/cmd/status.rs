@@ -42,8 +42,8 @@ struct Node {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let report = look(&Paths::of(&args.cluster.name))?;
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Output::Text => print!("{}", text(&report)),
+        Output::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?,
+        Output::Text => super::print(&text(&report))?,
     }
     let healthy = report.state == "Running" && report.nodes.iter().all(|node| node.kubelet.is_some());
     Ok(if healthy {

@@ -196,15 +196,37 @@ impl Collector<'_> {
             }
             Action::RemoveOwners(owners) => self.remove_owners(entry, &owners).await?,
             Action::Orphan => {
-                for dependent in self.graph.dependents(uid) {
-                    self.remove_owners(dependent, std::slice::from_ref(&entry.uid))
+                for dependent in self.dependents(uid).await? {
+                    self.remove_owners(&dependent, std::slice::from_ref(&entry.uid))
                         .await?;
                 }
                 self.remove_finalizer(entry, ORPHAN).await?;
             }
-            Action::Release => self.remove_finalizer(entry, FOREGROUND).await?,
+            Action::Release => {
+                // One that the graph does not know yet will wake us when it goes.
+                if !self
+                    .dependents(uid)
+                    .await?
+                    .iter()
+                    .any(|dependent| dependent.blocks(uid))
+                {
+                    self.remove_finalizer(entry, FOREGROUND).await?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The dependents of an object as the API server knows them: one that the graph has not seen yet must not be
+    /// forgotten when its owner goes.
+    async fn dependents(&self, uid: &str) -> anyhow::Result<Vec<Entry>> {
+        let mut dependents = Vec::new();
+        for ServedResource { resource, .. } in self.kinds.values() {
+            let list = self.client.list(resource, None, &ListOptions::default()).await?;
+            let entries = list.items.iter().filter_map(|object| Entry::of(resource, object));
+            dependents.extend(entries.filter(|entry| entry.owners.iter().any(|owner| owner.uid == uid)));
+        }
+        Ok(dependents)
     }
 
     /// Asks the API server whether an owner is gone. One of an unknown kind is not: its definition may come yet.

@@ -68,6 +68,13 @@ impl Entry {
         })
     }
 
+    /// Whether this owner waits for the object.
+    pub(crate) fn blocks(&self, owner: &str) -> bool {
+        self.owners
+            .iter()
+            .any(|reference| reference.uid == owner && reference.blocks)
+    }
+
     fn waits_for_dependents(&self) -> bool {
         self.deleting && self.foreground
     }
@@ -107,7 +114,7 @@ impl Graph {
     }
 
     /// Objects that name this one as an owner.
-    pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Entry> {
+    fn dependents(&self, uid: &str) -> impl Iterator<Item = &Entry> {
         self.dependents
             .get(uid)
             .into_iter()
@@ -219,8 +226,7 @@ impl Graph {
 
     /// Whether a dependent is there that its owner waits for.
     fn is_blocked(&self, uid: &str) -> bool {
-        self.dependents(uid)
-            .any(|entry| entry.owners.iter().any(|owner| owner.uid == uid && owner.blocks))
+        self.dependents(uid).any(|entry| entry.blocks(uid))
     }
 }
 

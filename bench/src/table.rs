@@ -37,9 +37,25 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
     }
 }
 
+/// The smallest sample that is not smaller than this share of all of them.
+pub(crate) fn percentile(samples: &[f64], share: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::{median, percentile};
+
+    #[test]
+    fn percentiles() {
+        let samples: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert!((percentile(&samples, 0.99) - 99.0).abs() < f64::EPSILON);
+        assert!((percentile(&samples, 1.0) - 100.0).abs() < f64::EPSILON);
+        assert!(percentile(&[], 0.5).is_nan());
+    }
 
     #[test]
     fn medians() {

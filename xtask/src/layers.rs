@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("seta-model", &["seta-abi"]),
     ("seta-k8s", &["seta-model"]),
     ("seta-netlink", &[]),
-    ("seta-agent", &["seta-abi", "seta-model", "seta-k8s", "seta-netlink", "seta-loader", "seta-api"]),
+    ("seta-agent", &["seta-abi", "seta-packet", "seta-model", "seta-k8s", "seta-netlink", "seta-loader", "seta-api"]),
     ("seta-cni", &["seta-api"]),
     ("seta-operator", &["seta-model", "seta-k8s"]),
     ("seta", &["seta-api", "seta-abi", "seta-agent", "seta-cni", "seta-operator", "seta-lab", "seta-k8s", "seta-model"]),
@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Foreign APIs, each with the rooms that may import it directly.
 const WALLS: &[(&str, &[&str])] = &[
     ("aya", &["seta-loader"]),
+    ("aya-obj", &["seta-loader"]),
     ("aya-ebpf", &["seta-ebpf", "seta-bench-ebpf"]),
     ("rtnetlink", &["seta-netlink"]),
     ("netlink-packet-route", &["seta-netlink"]),

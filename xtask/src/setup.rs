@@ -40,6 +40,7 @@ const NEEDS: &[Need] = &[
     Need { what: "nsenter", found: || on_path("nsenter"), package: "util-linux" },
     Need { what: "curl (image curlimages/curl)", found: || on_path("curl"), package: "curl" },
     Need { what: "nginx (image nginx)", found: || on_path("nginx"), package: "nginx-light" },
+    Need { what: "bpftool (the tests read the kernel's own account with it)", found: || on_path("bpftool"), package: "bpftool" },
     Need { what: "jq (the demo reads JSON with it)", found: || on_path("jq"), package: "jq" },
     Need { what: "kubectl", found: || on_path("kubectl"), package: "kubernetes-client" },
 ];
@@ -52,30 +53,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut missing: Vec<&str> = Vec::new();
     for need in NEEDS {
         match (need.found)() {
-            Some(path) => println!("  ok       {:<44} {}", need.what, path.display()),
+            Some(path) => println!("  ok       {:<58} {}", need.what, path.display()),
             None => {
-                println!("  missing  {:<44} package {}", need.what, need.package);
+                println!("  missing  {:<58} package {}", need.what, need.package);
                 missing.push(need.package);
             }
         }
     }
     match compiler_with_source()? {
-        Some(found) => println!("  ok       {:<44} {found}", "compiler with library source (eBPF)"),
+        Some(found) => println!("  ok       {:<58} {found}", "compiler with library source (eBPF)"),
         None => {
-            println!("  missing  {:<44} packages rustc-web, rust-web-src", "compiler with library source (eBPF)");
+            println!("  missing  {:<58} packages rustc-web, rust-web-src", "compiler with library source (eBPF)");
             missing.extend(["rustc-web", "rust-web-src"]);
         }
     }
     if on_path("cargo-nextest").is_none() {
-        println!("  missing  {:<44} from crates.io", "cargo-nextest");
+        println!("  missing  {:<58} from crates.io", "cargo-nextest");
     } else {
-        println!("  ok       {:<44}", "cargo-nextest");
+        println!("  ok       {:<58}", "cargo-nextest");
     }
     let linker = bpf_linker_version();
     match &linker {
-        Some(version) if version == BPF_LINKER => println!("  ok       {:<44} {version}", "bpf-linker"),
+        Some(version) if version == BPF_LINKER => println!("  ok       {:<58} {version}", "bpf-linker"),
         other => println!(
-            "  missing  {:<44} {BPF_LINKER} from crates.io (found: {})",
+            "  missing  {:<58} {BPF_LINKER} from crates.io (found: {})",
             "bpf-linker",
             other.as_deref().unwrap_or("none")
         ),

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
-use crate::{config, dbg, install, node_cleanup, status, uninstall, upgrade, version};
+use crate::{config, dbg, install, status, uninstall, upgrade, version};
 
 const EXAMPLES: &str = "\
 A first walk, on one Linux machine:
@@ -94,7 +94,7 @@ pub(crate) enum Command {
     Dbg(dbg::Args),
     /// Take away what the agent left on this node
     #[command(hide = true)]
-    NodeCleanup(node_cleanup::Arguments),
+    NodeCleanup(agent::CleanupArgs),
     /// The CNI plugin, as a container runtime calls it
     #[command(hide = true)]
     Cni,

@@ -13,7 +13,6 @@ mod config;
 mod dbg;
 mod failure;
 mod install;
-mod node_cleanup;
 mod progress;
 mod release;
 mod settings;
@@ -66,7 +65,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Operator(arguments) => operator::run(arguments),
         Command::Dbg(arguments) => dbg::run(arguments),
         Command::Cni => Ok(cni::run()),
-        Command::NodeCleanup(arguments) => block_on(node_cleanup::run(arguments)),
+        Command::NodeCleanup(arguments) => block_on(agent::cleanup(arguments)),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "seta", &mut script);

@@ -15,6 +15,7 @@
 mod agent;
 mod background;
 mod changes;
+mod cleanup;
 mod cluster;
 mod cniconf;
 mod config;
@@ -45,6 +46,8 @@ use anyhow::Context;
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+pub use cleanup::{CleanupArgs, cleanup};
 
 use controllers::Controllers;
 use tasks::Tasks;

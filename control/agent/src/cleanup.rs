@@ -7,23 +7,25 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Args;
 use netlink::Netlink;
 
 /// Where the pods of the agent see the node's own directories.
 const CNI_CONFIGURATION: &str = "/host/etc/cni/net.d";
 const CNI_PLUGINS: &str = "/host/opt/cni/bin";
 
-/// Flags of `seta node-cleanup`.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Arguments {
+/// Remove what the agent leaves on a node on purpose (run by `seta uninstall`)
+#[derive(clap::Args, Clone, Debug)]
+pub struct CleanupArgs {
     /// Make this file when everything is done, and then wait to be ended: the pod is then ready
     #[arg(long, value_name = "FILE")]
     hold: Option<PathBuf>,
 }
 
 /// Runs `seta node-cleanup`.
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+///
+/// # Errors
+/// What could not be removed; calling it again goes on from there.
+pub async fn cleanup(arguments: CleanupArgs) -> anyhow::Result<ExitCode> {
     // First, so that no new pod is given to a network that goes away.
     for path in [
         Path::new(CNI_CONFIGURATION).join("05-cilium.conflist"),

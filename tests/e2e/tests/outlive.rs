@@ -7,6 +7,9 @@ use std::process::Child;
 use anyhow::{Context as _, Result, ensure};
 use seta_e2e::{Lab, client, server};
 
+/// Names and kernel ids of the pinned maps of a node.
+const MAPS: &str = "seta lab exec kind-worker -- sh -c 'for map in /sys/fs/bpf/seta/maps/*; do bpftool map show pinned $map; done' | grep -o '^[0-9]*: [^ ]*  *name [^ ]*'";
+
 /// Pings at 1 ms and a slow transfer, both across nodes, from before to after whatever happens in between.
 struct Traffic {
     ping: Child,
@@ -42,7 +45,7 @@ fn no_packet_is_lost_when_agents_die_restart_and_are_reconfigured() -> Result<()
     let address = lab.address("server")?;
     lab.ok("kubectl exec server -- sh -c 'head -c 41943040 /dev/zero > $(nginx -T 2>/dev/null | sed -n \"s/^ *root *\\(.*\\);/\\1/p\" | head -n 1)/large'")?;
 
-    let maps_before = lab.ok("seta lab exec kind-worker -- sh -c 'bpftool -j map show | jq -c \"[.[] | select(.name | startswith(\\\"seta_\\\")) | .id] | sort\"'")?;
+    let maps_before = lab.ok(MAPS)?;
     let traffic = Traffic::start(&lab, &address)?;
     for node in ["kind-control-plane", "kind-worker"] {
         lab.kill_agent(node)?;
@@ -53,7 +56,7 @@ fn no_packet_is_lost_when_agents_die_restart_and_are_reconfigured() -> Result<()
     traffic.finish()?;
 
     ensure!(lab.address("server")? == address, "the server's address changed");
-    let maps_after = lab.ok("seta lab exec kind-worker -- sh -c 'bpftool -j map show | jq -c \"[.[] | select(.name | startswith(\\\"seta_\\\")) | .id] | sort\"'")?;
+    let maps_after = lab.ok(MAPS)?;
     ensure!(maps_before == maps_after, "the maps were replaced: {maps_before} became {maps_after}");
     let metrics = lab.ok("kubectl -n kube-system exec ds/cilium -- cilium-dbg bpf metrics list")?;
     ensure!(!metrics.contains("Missed tail call"), "packets found no program:\n{metrics}");

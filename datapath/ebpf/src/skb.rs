@@ -61,6 +61,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    #[inline(always)]
     fn hash(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         unsafe { bpf_get_hash_recalc(self.0) }

@@ -19,6 +19,7 @@ pub(crate) const MAPS: &[&str] = &[
     abi::names::METRICS,
     abi::names::EVENTS,
     abi::names::EVENTS_LOST,
+    abi::names::RATES,
 ];
 
 /// Programs that must be in the object.

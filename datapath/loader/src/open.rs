@@ -164,6 +164,7 @@ fn assemble(
     let metrics = opener.counters(names::METRICS)?;
     let lost = opener.counters(names::EVENTS_LOST)?;
     opener.tell(names::EVENTS, 0, 0);
+    opener.tell(names::RATES, 0, 0);
     Ok(Parts {
         endpoints,
         devices,

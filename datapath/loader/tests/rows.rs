@@ -117,7 +117,7 @@ impl Kernel {
             events.push((record[0], record[1]));
         }
         let known: Vec<_> = row.before.connections.keys().cloned().collect();
-        let connections = self.connections().into_iter().filter(|key| !known.contains(key)).collect();
+        let connections = self.connections().into_iter().filter(|(key, _)| !known.contains(key)).collect();
         row.compare(action, &run.packet, counted.collect(), &events, connections)
     }
 
@@ -158,11 +158,11 @@ impl Kernel {
             .collect()
     }
 
-    fn connections(&self) -> Vec<Vec<u8>> {
+    fn connections(&self) -> Vec<(Vec<u8>, [u32; 2])> {
         [self.datapath.ct_tcp(), self.datapath.ct_any()]
             .iter()
             .flat_map(|table| table.entries().unwrap())
-            .map(|(key, _)| zerocopy::IntoBytes::as_bytes(&key).to_vec())
+            .map(|(key, entry)| (zerocopy::IntoBytes::as_bytes(&key).to_vec(), [entry.src_identity, entry.dst_identity]))
             .collect()
     }
 }

@@ -30,6 +30,9 @@ pub trait Packet {
     /// Sets the mark.
     fn set_mark(&mut self, mark: u32);
 
+    /// Whether the packet came with a VLAN tag, which the kernel keeps beside the packet and not in it.
+    fn is_tagged(&self) -> bool;
+
     /// Hash of the flow.
     fn hash(&self) -> u32;
 

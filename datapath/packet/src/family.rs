@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     AccessError, Chain, Ethernet, Fragment, Packet, checksum, ethernet::ether_type, extension, extension::ChainError,
-    icmp6, ip::{Ipv4, Ipv6}, protocol,
+    icmp6, ip::{Ipv4, Ipv6, is_mapped}, protocol,
 };
 
 /// An address family. Implemented by [`V6`] and [`V4`].
@@ -84,7 +84,10 @@ impl Family for V6 {
 
     #[inline(always)]
     fn is_valid(header: &Ipv6, len: u32) -> bool {
-        header.is_version_6() && Ipv6::LEN.wrapping_add(u16::from_be_bytes(header.payload_len) as u32) <= len
+        header.is_version_6()
+            && Ipv6::LEN.wrapping_add(u16::from_be_bytes(header.payload_len) as u32) <= len
+            && !is_mapped(&Addr(header.src))
+            && !is_mapped(&Addr(header.dst))
     }
 
     #[inline(always)]

@@ -81,6 +81,8 @@ pub trait Scope {
     fn is_link_local(&self) -> bool;
     /// `::`.
     fn is_unspecified(&self) -> bool;
+    /// `::1`, or IPv4's 127.0.0.0/8.
+    fn is_loopback(&self) -> bool;
 }
 
 impl Scope for Addr {
@@ -106,9 +108,18 @@ impl Scope for Addr {
     fn is_unspecified(&self) -> bool {
         *self == Self::UNSPECIFIED
     }
+
+    #[inline]
+    fn is_loopback(&self) -> bool {
+        *self == LOOPBACK || (is_mapped(self) && matches!(self.0, [.., 127, _, _, _]))
+    }
 }
 
+const LOOPBACK: Addr = Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Whether an address stands for one of IPv4 (`abi::Addr`). None is forwarded (RFC 6890 §2.2.3).
 #[inline]
-fn is_mapped(addr: &Addr) -> bool {
-    matches!(addr.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+pub(crate) fn is_mapped(addr: &Addr) -> bool {
+    let [first, second, third, _]: [u32; 4] = zerocopy::transmute!(addr.0);
+    first | second == 0 && third == u32::from_ne_bytes([0, 0, 0xff, 0xff])
 }

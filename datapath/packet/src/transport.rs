@@ -27,6 +27,9 @@ pub struct Tcp {
 }
 
 impl Tcp {
+    /// Offset of the checksum.
+    pub const CHECKSUM: u32 = 16;
+
     /// Header length with options, bytes.
     #[must_use]
     #[inline]
@@ -59,6 +62,11 @@ pub struct Udp {
     pub len: [u8; 2],
     /// Checksum with pseudo-header.
     pub checksum: [u8; 2],
+}
+
+impl Udp {
+    /// Offset of the checksum.
+    pub const CHECKSUM: u32 = 6;
 }
 
 /// The ports, which TCP, UDP, SCTP, DCCP and UDP-Lite have in the same place.

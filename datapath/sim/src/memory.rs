@@ -75,6 +75,8 @@ pub struct Sim {
     pub ifindex: u32,
     /// The packet's mark.
     pub mark: u32,
+    /// Whether the packet came with a VLAN tag.
+    pub is_tagged: bool,
     /// Load-time constants.
     pub config: Config,
     /// The clock, nanoseconds.
@@ -102,8 +104,8 @@ pub struct Sim {
 /// What a program can change besides the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Keys of the connections.
-    pub connections: Vec<Vec<u8>>,
+    /// Keys of the connections, and who is behind their ends.
+    pub connections: Vec<(Vec<u8>, [u32; 2])>,
     /// Counted packets by slot.
     pub counters: BTreeMap<u32, Counter>,
     /// Kind and subtype of the records.
@@ -117,6 +119,7 @@ impl Default for Sim {
             segment_size: 0,
             ifindex: 1,
             mark: 0,
+            is_tagged: false,
             config: Config::default(),
             // A clock that has run for a while, as a machine's has when the datapath is loaded.
             now: 1_000_000_000_000,
@@ -150,7 +153,7 @@ impl Sim {
     pub fn snapshot(&self) -> Snapshot {
         let head = |event: &Vec<u8>| (event.first().copied().unwrap_or(0), event.get(1).copied().unwrap_or(0));
         Snapshot {
-            connections: self.connections.keys().cloned().collect(),
+            connections: self.connections.iter().map(|(key, entry)| (key.clone(), [entry.src_identity, entry.dst_identity])).collect(),
             counters: self.counters.clone(),
             events: self.events.iter().map(head).collect(),
         }
@@ -182,6 +185,10 @@ impl Packet for Sim {
 
     fn set_mark(&mut self, mark: u32) {
         self.mark = mark;
+    }
+
+    fn is_tagged(&self) -> bool {
+        self.is_tagged
     }
 
     fn hash(&self) -> u32 {

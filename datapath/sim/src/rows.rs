@@ -42,10 +42,10 @@ pub struct After {
 }
 
 impl Row {
-    /// Whether the kernel can be asked: its routing table cannot be set by hand.
+    /// Whether the kernel can be asked: neither its routing table nor a VLAN tag can be set by hand.
     #[must_use]
     pub fn runs_in_kernel(&self) -> bool {
-        self.before.route == stages::Route::Stack
+        self.before.route == stages::Route::Stack && !self.before.is_tagged
     }
 
     /// Runs the row in memory; the answer names every difference.
@@ -58,7 +58,7 @@ impl Row {
             let old = before.counters.get(slot).map_or(0, |old| old.packets);
             std::iter::repeat_n(*slot, usize::try_from(counter.packets - old).unwrap_or(0))
         });
-        let new = after.connections.iter().filter(|key| !before.connections.contains(key)).cloned().collect();
+        let new = after.connections.iter().filter(|(key, _)| !self.before.connections.contains_key(key)).cloned().collect();
         self.compare(action, &sim.packet, counted.collect(), &after.events[before.events.len()..], new)
     }
 
@@ -69,7 +69,7 @@ impl Row {
         packet: &[u8],
         mut counted: Vec<u32>,
         events: &[(u8, u8)],
-        mut connections: Vec<Vec<u8>>,
+        mut connections: Vec<(Vec<u8>, [u32; 2])>,
     ) -> Result<(), String> {
         let mut wrong = Vec::new();
         if action != self.after.action {
@@ -88,13 +88,23 @@ impl Row {
         if events != self.after.events {
             wrong.push(format!("events {events:?}, not {:?}", self.after.events));
         }
-        let mut expected: Vec<_> = self.after.connections.iter().map(|key| key.as_bytes().to_vec()).collect();
+        let mut expected: Vec<_> = self.after.connections.iter().map(|key| self.with_identities(key)).collect();
         expected.sort_unstable();
         connections.sort_unstable();
         if connections != expected {
             wrong.push(format!("connections {connections:02x?}, not {expected:02x?}"));
         }
         if wrong.is_empty() { Ok(()) } else { Err(format!("{}: {}", self.name, wrong.join("; "))) }
+    }
+
+    /// A new entry knows who is behind its ends: a local endpoint, else an address of the cluster, else the world.
+    fn with_identities(&self, key: &CtKey) -> (Vec<u8>, [u32; 2]) {
+        let identity = |addr: &Addr| {
+            let local = self.before.endpoints.get(addr).map(|endpoint| endpoint.identity);
+            let peer = self.before.peers.get(addr).map(|peer| peer.identity);
+            local.or(peer).unwrap_or(abi::tables::identity::WORLD)
+        };
+        (key.as_bytes().to_vec(), [identity(&key.src), identity(&key.dst)])
     }
 }
 
@@ -159,6 +169,12 @@ pub mod node {
     #[must_use]
     pub fn host() -> Addr {
         address([0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 3])
+    }
+
+    /// The router of the node network.
+    #[must_use]
+    pub fn gateway() -> Addr {
+        address([0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 1])
     }
 
     /// The pod's link-local address.

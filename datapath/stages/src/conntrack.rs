@@ -10,7 +10,7 @@
 use abi::{Config, CtEntry, CtKey, DropReason, event::TraceReason};
 use packet::{Ethernet, Family, Fragment, protocol, transport::tcp_flag};
 
-use crate::{Context, parse::Parsed};
+use crate::{Context, parse::Parsed, report::identity_of};
 
 /// Which side of a connection is looked at.
 #[repr(u8)]
@@ -89,7 +89,11 @@ fn miss<C: Context>(cx: &mut C, key: &mut CtKey, seen: &Seen, was_forward: bool)
     } else if let Some(tracked) = update(cx, key, seen, true) {
         return Ok(tracked);
     }
-    let mut entry = CtEntry::default();
+    let mut entry = CtEntry {
+        src_identity: identity_of(cx, &key.src),
+        dst_identity: identity_of(cx, &key.dst),
+        ..CtEntry::default()
+    };
     seen.start(&mut entry, &cx.config());
     cx.add_connection(key, &entry).map_err(|_| DropReason::CtMapInsertionFailed)?;
     Ok(Tracked { reason: TraceReason::New, report: true })
@@ -102,13 +106,8 @@ fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &Seen, is_forward: bool) ->
         let is_stale = entry.expires <= seen.now;
         let reopens = seen.opens() && entry.flags & (CtEntry::TX_CLOSING | CtEntry::RX_CLOSING) != 0;
         if is_stale || reopens {
-            // In the other direction this is no reply any more: the caller makes a new entry.
-            if !is_forward {
-                return None;
-            }
-            *entry = CtEntry::default();
-            seen.start(entry, &config);
-            return Some(Tracked { reason: TraceReason::New, report: true });
+            // Nothing of it holds any more, not even who is behind the addresses: the caller makes a new entry.
+            return None;
         }
         let report = seen.continues(entry, &config, is_forward);
         let reason = if is_forward { TraceReason::Established } else { TraceReason::Reply };

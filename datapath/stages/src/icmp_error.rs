@@ -3,10 +3,11 @@
 //! The packet itself becomes the error: cut so that the whole fits the least MTU, moved back, and sent where it came
 //! from. An IPv4 packet goes to the stack instead, which sends its own errors.
 //!
-//! A packet whose checksum the sender left to the hardware keeps that request; on virtual links, the only ones that see
-//! such packets before an error is sent, the receiver takes the message as verified.
+//! A packet whose checksum the sender left to the hardware keeps that request, and whatever device it leaves by may
+//! still fulfil it: inside the message. The message's own checksum is made for that moment ([`left_to_hardware`]). On
+//! virtual links nobody fulfils the request, and the receiver takes the message as verified.
 
-use abi::{Addr, Direction, DropReason, tables::bucket};
+use abi::{Direction, DropReason, tables::bucket};
 use packet::{
     Ethernet, Family, Fragment,
     checksum,
@@ -14,6 +15,7 @@ use packet::{
     icmp6::{self, Icmp6},
     ip::{Ipv6, Scope},
     protocol,
+    transport::{Tcp, Udp},
 };
 use zerocopy::IntoBytes;
 
@@ -89,7 +91,7 @@ pub fn answer<C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Resu
         return Err(problem.reason);
     }
     cx.dropped(Dropped { reason: problem.reason, direction: problem.direction });
-    write(cx, parsed.src(), problem)?;
+    write(cx, parsed, problem)?;
     cx.set_mark(abi::mark::DONE);
     Ok(())
 }
@@ -107,10 +109,36 @@ fn deserves_answer(first_byte: u8, parsed: &Parsed) -> bool {
         || parsed.src().is_unspecified())
 }
 
+/// What stands in the checksum field of a packet whose checksum is still to be computed: the sum of its pseudo-header.
+/// A finished checksum has this value by chance in one of 65 536 packets, whose error is lost then.
+#[inline(never)]
+fn left_to_hardware<C: Context>(cx: &C, parsed: &Parsed) -> Option<u16> {
+    let field = match parsed.protocol {
+        protocol::TCP => Tcp::CHECKSUM,
+        protocol::UDP => Udp::CHECKSUM,
+        _ => return None,
+    };
+    if !matches!(parsed.fragment, Fragment::Whole) {
+        return None;
+    }
+    let field: [u8; 2] = cx.load(parsed.offset.wrapping_add(field)).ok()?;
+    let len = checksum::fold(cx.len().saturating_sub(parsed.offset));
+    let seed = checksum::pseudo_header(parsed.src(), parsed.dst(), len, parsed.protocol);
+    (field == seed.to_be_bytes()).then_some(seed)
+}
+
 /// Three writes, one header each: the whole would need a place on the stack of its own.
 #[inline(never)]
-fn write<C: Context>(cx: &mut C, receiver: &Addr, problem: Problem) -> Result<(), DropReason> {
+fn write<C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Result<(), DropReason> {
+    let receiver = parsed.src();
     let kept = cx.len().min(Ethernet::LEN + MINIMUM_MTU - HEADERS);
+    let transport = parsed.offset.saturating_sub(Ethernet::LEN);
+    // With the field filled in, the transport header and all behind it sum up to the inverse of what is there now,
+    // wherever the end was cut.
+    let (summed, rest) = match left_to_hardware(cx, parsed) {
+        Some(seed) if parsed.offset.saturating_add(u32::from(parsed.transport_len)) <= kept => (transport, !seed),
+        _ => (kept.saturating_sub(Ethernet::LEN), 0),
+    };
     cx.resize(kept).map_err(access)?;
     cx.open_layer3(HEADERS).map_err(access)?;
     let ethernet: Ethernet = cx.load(0).map_err(access)?;
@@ -123,7 +151,7 @@ fn write<C: Context>(cx: &mut C, receiver: &Addr, problem: Problem) -> Result<()
         checksum::pseudo_header(&router, receiver, payload, protocol::ICMPV6),
         checksum::add(
             checksum::sum(icmp.as_bytes()),
-            cx.sum(Ethernet::LEN + HEADERS, inner).map_err(access)?,
+            checksum::add(cx.sum(Ethernet::LEN + HEADERS, summed).map_err(access)?, rest),
         ),
     );
     icmp.checksum = (!sum).to_be_bytes();

@@ -4,9 +4,9 @@
 //! endpoint learns the MAC of the host side of its own link. Other targets are dropped and counted.
 //! The checksum of a solicitation is not verified: its sender may have left it to the hardware.
 
-use abi::{Addr, DropReason};
+use abi::{Addr, DropReason, Endpoint};
 use packet::{
-    Ethernet, Family, V6,
+    Ethernet, Family, Fragment, V6,
     checksum,
     ethernet::ether_type,
     icmp6::{self, Advertisement, Icmp6, OptionHead, Solicitation, kind},
@@ -62,7 +62,8 @@ pub fn from_pod<C: Context>(cx: &mut C, parsed: &Parsed) -> Result<Handled, Drop
         kind::ROUTER_SOLICITATION | kind::MLD_REPORT | kind::MLD_DONE | kind::MLD_REPORT_V2 => {
             Ok(Handled::Quietly)
         }
-        kind::NEIGHBOUR_SOLICITATION | kind::NEIGHBOUR_ADVERTISEMENT => {
+        // RFC 6980 §5: these are never fragmented.
+        kind::NEIGHBOUR_SOLICITATION | kind::NEIGHBOUR_ADVERTISEMENT if matches!(parsed.fragment, Fragment::Whole) => {
             let message: Solicitation = cx.load(parsed.offset).map_err(access)?;
             let target = Addr(message.target);
             // RFC 4861 §7.1.1, §7.1.2: only who is on the link can send with this hop limit.
@@ -72,7 +73,7 @@ pub fn from_pod<C: Context>(cx: &mut C, parsed: &Parsed) -> Result<Handled, Drop
             if parsed.control == kind::NEIGHBOUR_ADVERTISEMENT {
                 // The node's stack may learn about the pod from it, about nobody else.
                 let is_own = target == link.addr || target.is_link_local();
-                return if is_own { Ok(Handled::Stack) } else { Err(DropReason::ForbiddenIcmpv6Message) };
+                return if is_own { to_stack(cx, parsed.dst()) } else { Err(DropReason::ForbiddenIcmpv6Message) };
             }
             solicitation(cx, parsed, &link, &target)
         }
@@ -106,13 +107,22 @@ fn solicitation<C: Context>(
                 return Ok(Handled::Quietly);
             }
             // The node's end of the link has such an address, and its stack knows which.
-            None if target.is_link_local() => return Ok(Handled::Stack),
+            None if target.is_link_local() => return to_stack(cx, parsed.dst()),
             None => return Err(DropReason::UnknownL3TargetAddress),
         }
     };
     advertise(cx, parsed.src(), target, link, flags)?;
     cx.set_mark(abi::mark::DONE);
     Ok(Handled::Answered)
+}
+
+/// To the node's stack, which would forward what is for others: past conntrack and policy.
+#[inline(always)]
+fn to_stack<C: Context>(cx: &C, dst: &Addr) -> Result<Handled, DropReason> {
+    let is_for_node = dst.is_link_multicast()
+        || dst.is_link_local()
+        || cx.endpoint(dst).is_some_and(|endpoint| endpoint.flags & Endpoint::HOST != 0);
+    if is_for_node { Ok(Handled::Stack) } else { Err(DropReason::ForbiddenIcmpv6Message) }
 }
 
 /// RFC 4861 §7.1.1: no option of length 0; no link-layer address of a sender who has no address.

@@ -21,6 +21,7 @@ use crate::{
     pod::is_done,
     rate::Rate,
     report::{self, AGGREGATE_CONNECTIONS, Sighting},
+    source,
     verdict::Dropped,
 };
 
@@ -32,6 +33,10 @@ const HOST_TRACES: Rate = Rate { slot: bucket::HOST_TRACES, interval: 10_000_000
 pub fn from_netdev<C: Context>(
     cx: &mut C,
 ) -> Result<Verdict, Dropped> {
+    if cx.is_tagged() {
+        // For a VLAN device on top of this one.
+        return Ok(Verdict::Pass);
+    }
     let result = match cx.load::<Ethernet>(0) {
         Ok(ethernet) if ethernet.ether_type == ether_type::IPV6 && V6::is_enabled(&cx.config()) => {
             arrive::<V6, C>(cx)
@@ -89,10 +94,14 @@ fn arrive<F: Family, C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     }
     // What is for the node or for nobody here is left alone, whatever it looks like.
     let pod = match cx.endpoint(parsed.dst()) {
-        Some(endpoint) if endpoint.flags & Endpoint::HOST == 0 && cx.config().host_routing != 0 => endpoint,
+        Some(endpoint) if endpoint.flags & Endpoint::HOST == 0 => endpoint,
         _ => return Ok(Verdict::Pass),
     };
     is_valid.map_err(Dropped::ingress)?;
+    source::from_outside(cx, parsed.src()).map_err(Dropped::ingress)?;
+    if cx.config().host_routing == 0 {
+        return Ok(Verdict::Pass);
+    }
     ingress::deliver::<F, C>(cx, &mut parsed, &pod, Direction::Ingress)
 }
 

@@ -19,6 +19,8 @@ pub fn from_pod<C: Context>(
     cx: &mut C,
 ) -> Result<Verdict, Dropped> {
     let result = match cx.load::<Ethernet>(0) {
+        // It would leave the node with its tag, into a network that is not the pod's.
+        Ok(_) if cx.is_tagged() => Err(Dropped::egress(DropReason::VlanFiltered)),
         Ok(ethernet) if ethernet.ether_type == ether_type::IPV6 && V6::is_enabled(&cx.config()) => {
             leave::<V6, C>(cx, &ethernet.src)
         }
@@ -178,7 +180,11 @@ fn enter<F: Family, C: Context>(
 ) -> Result<Verdict, Dropped> {
     let mut parsed = Parsed::default();
     cx.parse::<F>(&mut parsed).map_err(Dropped::ingress)?;
-    let is_link_only = F::IS_V6 && parsed.is_control && icmp6::is_link_only(parsed.control);
+    // With any other hop limit it comes from behind a router (RFC 4861 §6.1, §7.1) and is a packet like others.
+    let is_link_only = F::IS_V6
+        && parsed.is_control
+        && icmp6::is_link_only(parsed.control)
+        && parsed.hop_limit == icmp6::HOP_LIMIT;
     if is_link_only || parsed.dst().is_multicast() || parsed.dst().is_link_local() {
         // Between the node and its pod: no connection, no policy.
         return Ok(Verdict::Pass);

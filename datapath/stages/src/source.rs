@@ -1,7 +1,7 @@
-//! A pod sends from its own address and its own MAC only.
+//! A pod sends from its own address and its own MAC only, and nobody else from it.
 
 use abi::{Addr, DropReason};
-use packet::Ethernet;
+use packet::{Ethernet, ip::Scope};
 
 use crate::Context;
 
@@ -12,6 +12,16 @@ pub fn verify<C: Context>(cx: &C, src: &Addr, mac: &[u8; 6]) -> Result<u16, Drop
         Some(pod) if pod.ifindex == cx.ifindex() && pod.mac == *mac => Ok(pod.id),
         _ => Err(explain(cx, mac)),
     }
+}
+
+/// A packet for a pod that a native device received: not from an address of this node or its pods, which would lend it
+/// their identity, nor from one that no router forwards (RFC 4291 §2.5.2, §2.5.3, §2.5.6, §2.7).
+#[inline(always)]
+pub fn from_outside<C: Context>(cx: &C, src: &Addr) -> Result<(), DropReason> {
+    if src.is_link_local() || src.is_multicast() || src.is_unspecified() || src.is_loopback() || cx.endpoint(src).is_some() {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    Ok(())
 }
 
 /// A pod's link, as seen from its host side.

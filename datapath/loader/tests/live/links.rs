@@ -215,7 +215,7 @@ fn uninstall_takes_away_all_that_is_ours_and_nothing_else() {
         datapath.attach_pod(lxc).unwrap();
         drop(datapath);
         let removed = uninstall(node.root()).unwrap();
-        assert_eq!((removed.links, removed.maps, removed.programs), (2, 9, 5));
+        assert_eq!((removed.links, removed.maps, removed.programs), (2, 10, 5));
         assert!(!node.root().join("seta").exists());
         assert_eq!(
             uninstall(node.root()).unwrap(),

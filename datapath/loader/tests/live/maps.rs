@@ -30,7 +30,7 @@ fn connection(port: u16) -> CtKey {
 fn a_first_start_makes_every_map_and_says_so() {
     on_a_node(|node| {
         let datapath = Datapath::open(&node.options()).unwrap();
-        assert_eq!(datapath.news().len(), 8);
+        assert_eq!(datapath.news().len(), 9);
         assert!(
             datapath
                 .news()
@@ -122,7 +122,7 @@ fn maps_of_another_version_are_not_touched_by_this_one() {
         version.set(0, abi::ABI_VERSION + 1, 0).unwrap();
         let next = Datapath::open(&node.options()).unwrap();
         let from = Some(abi::ABI_VERSION + 1);
-        assert_eq!(next.news().len(), 8);
+        assert_eq!(next.news().len(), 9);
         assert!(
             next.news()
                 .iter()

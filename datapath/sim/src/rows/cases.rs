@@ -164,7 +164,8 @@ fn forwarding() -> Vec<Row> {
 }
 
 fn sources() -> Vec<Row> {
-    use Program::FromPod;
+    use Program::{FromNetdev, FromPod, ToPod};
+    let from_network = |src| syn(src, pod()).frame(OUTSIDE_MAC, NODE_MAC, 64);
     let mut arp = from_pod_frame(syn(pod(), other()), 64);
     arp[12..14].copy_from_slice(&[8, 6]);
     vec![
@@ -172,6 +173,24 @@ fn sources() -> Vec<Row> {
         drops("source address of another pod", FromPod, from_pod_frame(syn(other(), remote()), 64), InvalidSourceIp),
         drops("source address of the node", FromPod, from_pod_frame(syn(host(), remote()), 64), InvalidSourceIp),
         drops("source address of nobody", FromPod, from_pod_frame(syn(remote(), other()), 64), InvalidSourceIp),
+        drops("source address of IPv4", FromPod, from_pod_frame(syn(Addr::from_v4([10, 0, 0, 1]), remote()), 64), InvalidPacketDropped),
+        drops("destination address of IPv4", FromPod, from_pod_frame(syn(pod(), Addr::from_v4([10, 0, 0, 1])), 64), InvalidPacketDropped),
+        drops("link-local source to the node", FromPod, from_pod_frame(syn(pod_link_local(), host()), 64), InvalidSourceIp),
+        drops("with a VLAN tag", FromPod, from_pod_frame(syn(pod(), remote()), 64), VlanFiltered).with(|sim| sim.is_tagged = true),
+        row("from the network with a VLAN tag", FromNetdev, from_network(remote()), TcAction::Next).with(|sim| sim.is_tagged = true),
+        drops("from the network, address of a pod of this node", FromNetdev, from_network(other()), InvalidSourceIp),
+        drops("from the network, address of the pod itself", FromNetdev, from_network(pod()), InvalidSourceIp),
+        drops("from the network, address of this node", FromNetdev, from_network(host()), InvalidSourceIp),
+        drops("from the network, address of this node's router", FromNetdev, from_network(router()), InvalidSourceIp),
+        drops("from the network, address of a pod of this node, routed by the stack", FromNetdev, from_network(other()), InvalidSourceIp)
+            .with(|sim| sim.config.host_routing = 0),
+        drops("from the network, no address", FromNetdev, from_network(Addr::UNSPECIFIED), InvalidSourceIp),
+        drops("from the network, loopback address", FromNetdev, from_network(node::address([0, 0, 0, 0, 0, 0, 0, 1])), InvalidSourceIp),
+        drops("from the network, link-local address", FromNetdev, from_network(pod_link_local()), InvalidSourceIp),
+        drops("from the network, multicast address", FromNetdev, from_network(icmp6::ALL_NODES), InvalidSourceIp),
+        // Not readable, so nobody knows who it is for: the stack forwards no such packet, and the pod's device takes none.
+        row("from the network, address of IPv4", FromNetdev, from_network(Addr::from_v4([10, 0, 0, 1])), TcAction::Next),
+        drops("to a pod from the stack, address of IPv4", ToPod, from_network(Addr::from_v4([10, 0, 0, 1])), InvalidPacketDropped),
         drops("device of nobody", FromPod, from_pod_frame(syn(pod(), remote()), 64), EpNotReady)
             .with(|sim| {
                 sim.endpoints.remove(&pod());
@@ -237,6 +256,16 @@ fn neighbours() -> Vec<Row> {
         drops("router advertisement of a pod", FromPod, message(icmp::ROUTER_ADVERTISEMENT, pod_link_local(), icmp6::ALL_NODES, &[0; 8]), ForbiddenIcmpv6Message),
         drops("advertisement of another's address", FromPod, message(icmp::NEIGHBOUR_ADVERTISEMENT, pod(), host(), &other().0), ForbiddenIcmpv6Message),
         row("advertisement of its own address", FromPod, message(icmp::NEIGHBOUR_ADVERTISEMENT, pod(), host(), &pod().0), TcAction::Ok),
+        drops("advertisement of its own address to a remote pod", FromPod, message(icmp::NEIGHBOUR_ADVERTISEMENT, pod(), remote(), &pod().0), ForbiddenIcmpv6Message),
+        drops("advertisement of its own address to another pod", FromPod, message(icmp::NEIGHBOUR_ADVERTISEMENT, pod(), other(), &pod().0), ForbiddenIcmpv6Message),
+        drops("who has a link-local address, asked of a remote pod", FromPod, solicitation_to(pod(), remote(), node::node_link_local(), None), ForbiddenIcmpv6Message),
+        drops("advertisement in fragments", FromPod, from_pod_frame(Builder::new(pod(), host(), &pod().0).icmp6(icmp::NEIGHBOUR_ADVERTISEMENT, 0, [0; 4]).fragment(0, true), 255), ForbiddenIcmpv6Message),
+        drops("redirect to the node", FromPod, message(icmp::REDIRECT, pod_link_local(), host(), &[0; 32]), ForbiddenIcmpv6Message),
+        drops("router advertisement to the node, behind options", FromPod, from_pod_frame(Builder::new(pod(), host(), &[0; 8]).icmp6(icmp::ROUTER_ADVERTISEMENT, 0, [0; 4]).extension(60, 3), 255), ForbiddenIcmpv6Message),
+        row("advertisement from behind a router is a packet like others", ToPod, Builder::new(remote(), pod(), &other().0).icmp6(icmp::NEIGHBOUR_ADVERTISEMENT, 0, [0; 4]).frame(NODE_MAC, POD_MAC, 254), TcAction::Next)
+            .counts(&[forwarded(Ingress)])
+            .reports(&[TO_ENDPOINT])
+            .opens(&[key(remote(), pod(), (0, 0), ICMPV6, CtKey::IN)]),
         row("solicitation of the node", ToPod, solicitation(host(), pod(), None), TcAction::Next),
         row("echo to the router", FromPod, from_pod_frame(Builder::new(pod(), router(), b"payload").icmp6(icmp::ECHO_REQUEST, 0, [1, 2, 0, 9]), 60), TcAction::Redirect)
             .becomes(Builder::new(router(), pod(), b"payload").icmp6(icmp::ECHO_REPLY, 0, [1, 2, 0, 9]).frame(NODE_MAC, POD_MAC, 64)),
@@ -254,6 +283,10 @@ fn errors() -> Vec<Row> {
     let udp = |src, dst, len: usize| Builder::new(src, dst, &vec![7; len]).udp(5000, 53);
     let out = |dst| key(pod(), dst, (5000, 53), UDP, CtKey::OUT);
     let expired = from_pod_frame(udp(pod(), other(), 33), 1);
+    let finished = from_pod_frame(Builder::new(pod(), other(), b"some data").tcp(40000, 80, ACK), 1);
+    let mut unfinished = finished.clone();
+    let seed = packet::checksum::pseudo_header(&pod(), &other(), 20 + 9, TCP);
+    unfinished[14 + 40 + 16..][..2].copy_from_slice(&seed.to_be_bytes());
     let long = from_pod_frame(udp(pod(), other(), 1400), 64);
     let routed = from_pod_frame(udp(pod(), remote(), 1400), 64);
     let arriving = udp(remote(), pod(), 1401).frame(OUTSIDE_MAC, NODE_MAC, 64);
@@ -280,6 +313,13 @@ fn errors() -> Vec<Row> {
         answered("too big for the route", FromPod, routed.clone(), CtMissingTcpAckFlag, Egress, error(icmp::TOO_BIG, 1300, &routed, pod(), POD_MAC))
             .with(|sim| sim.route = Route::TooBig { mtu: 1300 })
             .opens(&[out(remote())]),
+        answered("hop limit ends, checksum left to the hardware", FromPod, unfinished.clone(), TtlExceeded, Egress, {
+            // The message is right once the checksum inside is.
+            let mut answer = error(icmp::TIME_EXCEEDED, 0, &finished, pod(), POD_MAC);
+            answer[14 + 48 + 40 + 16..][..2].copy_from_slice(&unfinished[14 + 40 + 16..][..2]);
+            answer
+        })
+            .opens(&[key(pod(), other(), (40000, 80), TCP, CtKey::OUT)]),
         drops("hop limit of an error ends", FromPod, about_error, TtlExceeded),
         row("segments that fit", FromPod, from_pod_frame(Builder::new(pod(), other(), &[1; 3000]).tcp(40000, 80, ACK), 64), TcAction::Redirect)
             .with(small)
@@ -368,7 +408,7 @@ fn entries() -> Vec<Row> {
     let open = key(pod(), host(), (40000, 80), TCP, CtKey::OUT);
     let served = key(remote(), pod(), (40000, 80), TCP, CtKey::IN);
     let inner = from_pod_frame(Builder::new(pod(), remote(), &[3; 20]).udp(5000, 53), 60);
-    let about = Builder::new(host(), pod(), &inner[14..]).icmp6(icmp::TOO_BIG, 0, [0, 0, 5, 0]);
+    let about = Builder::new(node::gateway(), pod(), &inner[14..]).icmp6(icmp::TOO_BIG, 0, [0, 0, 5, 0]);
     let ping = Builder::new(pod(), host(), b"x").icmp6(icmp::ECHO_REQUEST, 0, [0xab, 0xcd, 0, 1]);
     let pong = Builder::new(remote(), pod(), b"x").icmp6(icmp::ECHO_REPLY, 0, [0xab, 0xcd, 0, 1]);
     vec![

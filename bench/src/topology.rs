@@ -55,8 +55,18 @@ impl Topology {
             topology.ip_in("node", side, &format!("address add {}/64 dev eth0 nodad", NODE[side]))?;
             topology.ip_in("node", side, "link set eth0 up")?;
         }
+        // Neighbours are given, not asked for: programs that only redirect would carry the questions away.
         for side in 0..2 {
             let other = 1 - side;
+            for (kind, address, device, owner) in [
+                ("pod", ROUTER[side], "eth0", ("node", side, "lxc")),
+                ("node", POD[side], "lxc", ("pod", side, "eth0")),
+                ("node", NODE[other], "eth0", ("node", other, "eth0")),
+            ] {
+                let (_, mac) = topology.device(owner.0, owner.1, owner.2)?;
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                topology.ip_in(kind, side, &format!("neighbour replace {address} lladdr {mac} dev {device} nud permanent"))?;
+            }
             topology.ip_in("node", side, &format!("route add {} via {} dev eth0", POD_BLOCK[other], NODE[other]))?;
         }
         Ok(topology)

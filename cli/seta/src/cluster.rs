@@ -5,7 +5,7 @@ pub(crate) mod exec;
 
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use crate::cli::Global;
@@ -36,7 +36,7 @@ pub(crate) async fn connect(global: &Global) -> anyhow::Result<Cluster> {
     match tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await {
         Ok(Ok(_)) => Ok(Cluster {
             client,
-            namespace: global.namespace.clone(),
+            namespace: global.namespace().to_owned(),
             context,
             name,
         }),
@@ -106,8 +106,12 @@ async fn configuration(global: &Global) -> anyhow::Result<(Config, Option<String
                 return Ok((config, None, None));
             }
             _ => {
+                let cause = match &error {
+                    KubeconfigError::ReadConfig(cause, path) => format!("{}: {cause}", path.display()),
+                    other => root(other),
+                };
                 return Err(Failure::Unreachable(format!(
-                    "no kubeconfig can be read ({error}); name one with --kubeconfig, or bring a cluster up with `seta lab up`"
+                    "no kubeconfig can be read ({cause}); name one with --kubeconfig, or bring a cluster up with `seta lab up`"
                 ))
                 .into());
             }
@@ -117,23 +121,28 @@ async fn configuration(global: &Global) -> anyhow::Result<(Config, Option<String
         .context
         .clone()
         .or_else(|| kubeconfig.current_context.clone());
+    let known: Vec<_> = kubeconfig
+        .contexts
+        .iter()
+        .map(|context| context.name.as_str())
+        .collect();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    if context.is_none() {
+        return Err(Failure::Unreachable(format!(
+            "the kubeconfig has no current context; name one with --context (it has: {known})"
+        ))
+        .into());
+    }
     if let Some(wanted) = &context
         && !kubeconfig.contexts.iter().any(|known| known.name == *wanted)
     {
-        let known: Vec<_> = kubeconfig
-            .contexts
-            .iter()
-            .map(|context| context.name.as_str())
-            .collect();
-        return Err(Failure::Unreachable(format!(
-            "the kubeconfig has no context {wanted}; it has: {}",
-            if known.is_empty() {
-                "none".to_owned()
-            } else {
-                known.join(", ")
-            }
-        ))
-        .into());
+        return Err(
+            Failure::Unreachable(format!("the kubeconfig has no context {wanted}; it has: {known}")).into(),
+        );
     }
     let name = kubeconfig
         .contexts

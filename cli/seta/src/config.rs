@@ -27,12 +27,22 @@ Examples:
   seta config set monitor-aggregation none --restart=false
   seta config delete debug
 
-A key or a value that the agent would not take is refused before anything is changed. The change lasts until the next
-`seta upgrade`, which writes what the values say; set a value with `seta upgrade --set` to keep it.";
+A key or a value that the agent would not take is refused before anything is changed. The change \
+lasts until the next `seta upgrade`, which writes what the values say; set a value with `seta \
+upgrade --set` to keep it.";
+
+/// Flags of `seta config`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
 
 /// What to do with the configuration.
 #[derive(Clone, Debug, Subcommand)]
-#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) enum Command {
     /// Show every key
     View,

@@ -27,14 +27,16 @@ Examples:
   seta install --set ipv6NativeRoutingCIDR=fd00:10::/32 --set debug.enabled=true --wait
   seta install -f values.yaml --dry-run | kubectl diff -f -
 
-What --set takes are the names of the Helm chart of Cilium. A name that does not exist is an error that suggests the
-nearest; one that is not implemented yet is refused with the reason. The same chart lies in deploy/chart, for
-`helm install cilium deploy/chart -n kube-system`.";
+What --set takes are the names of the Helm chart of Cilium. A name that does not exist is an error \
+that suggests the nearest; one that is not implemented yet is refused with the reason. The same \
+chart lies in deploy/chart, for `helm install cilium deploy/chart -n kube-system`.";
 
 /// Flags of `seta install`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     #[command(flatten)]
     settings: Settings,
     /// Print the objects instead of applying them

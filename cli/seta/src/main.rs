@@ -58,7 +58,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let global = cli.global;
+    cli.check()?;
+    let before = cli.global;
     match cli.command {
         Command::Lab(command) => lab::run(command),
         Command::Agent(arguments) => agent::run(arguments),
@@ -72,12 +73,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             progress::output(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Install(arguments) => block_on(install::run(&global, arguments)),
-        Command::Upgrade(arguments) => block_on(upgrade::run(&global, arguments)),
-        Command::Uninstall(arguments) => block_on(uninstall::run(&global, arguments)),
-        Command::Status(arguments) => block_on(status::run(&global, arguments)),
-        Command::Config(command) => block_on(config::run(&global, command)),
-        Command::Version(arguments) => block_on(version::run(&global, arguments)),
+        Command::Install(arguments) => block_on(install::run(&arguments.global.or(&before), arguments)),
+        Command::Upgrade(arguments) => block_on(upgrade::run(&arguments.global.or(&before), arguments)),
+        Command::Uninstall(arguments) => block_on(uninstall::run(&arguments.global.or(&before), arguments)),
+        Command::Status(arguments) => block_on(status::run(&arguments.global.or(&before), arguments)),
+        Command::Config(arguments) => block_on(config::run(&arguments.global.or(&before), arguments.command)),
+        Command::Version(arguments) => block_on(version::run(&arguments.global.or(&before), arguments)),
     }
 }
 

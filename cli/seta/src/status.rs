@@ -25,13 +25,16 @@ Examples:
   seta status --wait --wait-duration 2m
   seta status -o json | jq .errors
 
-Every agent is asked by running `cilium status -o json` in its pod; nothing is read from the configuration but the
-lines under \"Configuration\". The exit code is 1 when there are errors, or when --wait ran out of time.";
+Every agent is asked by running `cilium status -o json` in its pod; nothing is read from the \
+configuration but the lines under \"Configuration\". The exit code is 1 when there are errors, or \
+when --wait ran out of time.";
 
 /// Flags of `seta status`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     /// Wait until there are no errors and no warnings
     #[arg(long)]
     wait: bool,
@@ -83,9 +86,9 @@ pub(crate) async fn wait(cluster: &Cluster, limit: Duration) -> anyhow::Result<E
 /// The exit code, and for one who waited in vain, why.
 fn verdict(report: &Report, waited: Option<Duration>, ignore_warnings: bool) -> ExitCode {
     if let Some(limit) = waited
-        && report.unsettled(ignore_warnings).is_some()
+        && let Some(reason) = report.unsettled(ignore_warnings)
     {
-        eprintln!("\nError: not ready after {} seconds", limit.as_secs());
+        eprintln!("\nError: not ready after {} s: {reason}", limit.as_secs());
         return ExitCode::FAILURE;
     }
     if report.has_errors() {
@@ -104,7 +107,7 @@ async fn settle(cluster: &Cluster, limit: Duration, ignore_warnings: bool) -> an
         let over = Instant::now() >= deadline;
         match outcome {
             Ok(report) => match report.unsettled(ignore_warnings) {
-                Some(reason) if !over => waiting.say(&reason),
+                Some(reason) if !over => waiting.say(&format!("Waiting for {reason}")),
                 _ => {
                     waiting.done();
                     return Ok(report);

@@ -32,13 +32,16 @@ Examples:
   seta uninstall
   seta uninstall --crds              the types of cilium.io and their objects, too
 
-On every node a short-lived pod removes programs, maps, devices, routes and the CNI configuration. Pods that run keep
-running without a network, and the nodes are not ready until a CNI plugin is installed again.";
+On every node a short-lived pod removes programs, maps, devices, routes and the CNI configuration. \
+Pods that run keep running without a network, and the nodes are not ready until a CNI plugin is \
+installed again.";
 
 /// Flags of `seta uninstall`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     /// Remove the types of cilium.io as well, with all their objects
     #[arg(long)]
     crds: bool,
@@ -110,22 +113,54 @@ async fn wait_for_pods(cluster: &Cluster, limit: Duration) -> anyhow::Result<()>
             .list(&ListParams::default().labels("k8s-app=cilium"))
             .await
             .told("listing the agents")?
-            .items
-            .len();
-        if left == 0 {
+            .items;
+        if left.is_empty() {
             waiting.done();
             return Ok(());
         }
+        let nodes = nodes(&left);
         if Instant::now() >= deadline {
             waiting.done();
             bail!(
-                "{left} agents did not end within {} seconds; run `seta uninstall` again",
+                "the agent did not end within {} s on: {nodes}. {SILENT}",
                 limit.as_secs()
             );
         }
-        waiting.say(&format!("Waiting for {left} agents to end"));
+        waiting.say(&format!("Waiting for the agent to end on: {nodes}"));
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// What to do about nodes that do nothing.
+const SILENT: &str = "Does its kubelet run (`kubectl get nodes`)? Start it, or delete the node, and run `seta uninstall` \
+again: it goes on where this one stopped";
+
+/// The nodes of some pods, as a list for people.
+fn nodes(pods: &[Pod]) -> String {
+    let mut names: Vec<_> = pods
+        .iter()
+        .map(|pod| {
+            pod.spec
+                .as_ref()
+                .and_then(|spec| spec.node_name.as_deref())
+                .unwrap_or("no node")
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+/// Whether a pod has the condition Ready.
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref());
+    conditions
+        .unwrap_or_default()
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Runs `seta node-cleanup` on every node on which an agent ran.
@@ -143,14 +178,19 @@ async fn clean_nodes(cluster: &Cluster, objects: &[Value], limit: Duration) -> a
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => return Err(error).told("starting the pods that clean the nodes"),
     }
-    let outcome = wait_for_cleanup(&daemonsets, limit).await;
+    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
+    let outcome = wait_for_cleanup(&daemonsets, &pods, limit).await;
     let removed = daemonsets.delete(CLEANUP, &DeleteParams::background()).await;
     outcome?;
     removed.told("removing the pods that cleaned the nodes")?;
     Ok(())
 }
 
-async fn wait_for_cleanup(daemonsets: &Api<DaemonSet>, limit: Duration) -> anyhow::Result<()> {
+async fn wait_for_cleanup(
+    daemonsets: &Api<DaemonSet>,
+    pods: &Api<Pod>,
+    limit: Duration,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     let mut waiting = Waiting::default();
     loop {
@@ -168,9 +208,17 @@ async fn wait_for_cleanup(daemonsets: &Api<DaemonSet>, limit: Duration) -> anyho
         }
         if Instant::now() >= deadline {
             waiting.done();
+            let label = format!("k8s-app={CLEANUP}");
+            let mut left = pods
+                .list(&ListParams::default().labels(&label))
+                .await
+                .told("looking at the pods that clean the nodes")?
+                .items;
+            left.retain(|pod| !is_ready(pod));
             bail!(
-                "{ready} of {desired} nodes were cleaned within {} seconds; run `seta uninstall` again, or with --keep-nodes",
-                limit.as_secs()
+                "{ready} of {desired} nodes were cleaned within {} s, missing: {}. {SILENT}; with --keep-nodes it leaves them as they are",
+                limit.as_secs(),
+                nodes(&left),
             );
         }
         waiting.say(&if desired == 0 {

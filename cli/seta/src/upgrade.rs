@@ -22,13 +22,15 @@ Examples:
   seta upgrade --reset-values -f values.yaml
   seta upgrade --dry-run | kubectl diff -f -
 
-Values that were set before stay, unless --reset-values is given. Agents restart one after the other; connections of
-pods go on meanwhile, as the programs stay in the kernel.";
+Values that were set before stay, unless --reset-values is given. Agents restart one after the \
+other; connections of pods go on meanwhile, as the programs stay in the kernel.";
 
 /// Flags of `seta upgrade`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     #[command(flatten)]
     settings: Settings,
     /// Keep the values that were set before (the default)

@@ -22,6 +22,8 @@ const DEADLINE: Duration = Duration::from_secs(3);
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
     /// Do not ask the cluster
     #[arg(long)]
     client: bool,

@@ -313,6 +313,13 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
     if config.kube_proxy_replacement {
         r.no_effect("kube-proxy-replacement", "services are not translated yet");
     }
+    // Asked for by name only: it is also the default, of which the agent need not speak on every start.
+    if config.ipv6_masquerade && r.value("enable-ipv6-masquerade").is_some() {
+        r.no_effect(
+            "enable-ipv6-masquerade",
+            "packets to the world keep the pod's own address",
+        );
+    }
     if config.bpf_masquerade {
         r.no_effect(
             "enable-bpf-masquerade",

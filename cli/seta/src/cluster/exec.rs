@@ -21,8 +21,11 @@ pub(crate) enum ExecError {
     #[error("its output could not be read: {0}")]
     Output(#[source] std::io::Error),
     /// It ran and failed.
-    #[error("it failed: {0}")]
+    #[error("{0}")]
     Failed(String),
+    /// The connection ended before the command did.
+    #[error("the connection ended before the command did: {0}")]
+    Broken(String),
     /// It did not end in time.
     #[error("it did not end within {} seconds", .0.as_secs())]
     Late(Duration),
@@ -68,16 +71,22 @@ pub(crate) async fn output(
             None => None,
         };
         match status {
+            // Without a status the output may be a part of it, or nothing at all.
+            None => Err(ExecError::Broken(match process.join().await {
+                Ok(()) => "no exit status was sent".to_owned(),
+                Err(error) => super::root(&error),
+            })),
             Some(status) if status.status.as_deref() == Some("Failure") => {
                 let errors = errors.trim();
                 let message = status.message.unwrap_or_default();
+                let errors = errors.strip_prefix("Error: ").unwrap_or(errors);
                 Err(ExecError::Failed(if errors.is_empty() {
                     message
                 } else {
                     errors.to_owned()
                 }))
             }
-            _ => Ok(output),
+            Some(_) => Ok(output),
         }
     };
     tokio::time::timeout(deadline, work)

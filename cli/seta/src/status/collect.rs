@@ -32,6 +32,7 @@ pub(crate) async fn report(cluster: &Cluster) -> anyhow::Result<Report> {
     let mut report = Report::default();
     workloads(cluster, &mut report).await?;
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
+    let mut agent_pods = Vec::new();
     for (component, label) in COMPONENTS {
         let found = pods
             .list(&ListParams::default().labels(label))
@@ -43,9 +44,10 @@ pub(crate) async fn report(cluster: &Cluster) -> anyhow::Result<Report> {
         }
         if component == "cilium" {
             agents(&pods, &found, &mut report).await;
+            agent_pods = found;
         }
     }
-    report.pods_count = managed_pods(cluster).await?;
+    report.pods_count = managed_pods(cluster, &agent_pods).await?;
     let release = History::of(cluster).last().await;
     // Whether there is a release decides one line, and nothing else.
     report.helm_chart_version = release
@@ -198,52 +200,57 @@ async fn agents(api: &Api<Pod>, pods: &[Pod], report: &mut Report) {
                     format!("`cilium status -o json` is not readable: {error}"),
                 ),
             },
-            Err(error) => report.error(
-                "cilium",
-                &pod,
-                format!("asking the agent with `cilium status -o json`: {error}"),
-            ),
+            Err(error) => report.error("cilium", &pod, format!("`cilium status -o json`: {error}")),
         }
     }
 }
 
-/// Pods with a network of their own, and how many of them have a CiliumEndpoint.
-async fn managed_pods(cluster: &Cluster) -> anyhow::Result<PodsCount> {
+/// Pods with a network of their own, and how many of them are managed: they have a CiliumEndpoint that is theirs, not
+/// one left by a pod of the same name, and their node has an agent.
+async fn managed_pods(cluster: &Cluster, agents: &[Pod]) -> anyhow::Result<PodsCount> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("cilium.io", "v2", "CiliumEndpoint"));
     let endpoints = Api::<DynamicObject>::all_with(cluster.client.clone(), &resource);
-    let managed: BTreeSet<(String, String)> = match endpoints.list(&ListParams::default()).await {
+    let owners: BTreeSet<String> = match endpoints.list(&ListParams::default()).await {
         Ok(list) => list
             .into_iter()
-            .map(|endpoint| {
-                (
-                    endpoint.metadata.namespace.unwrap_or_default(),
-                    endpoint.metadata.name.unwrap_or_default(),
-                )
-            })
+            .flat_map(|endpoint| endpoint.metadata.owner_references.unwrap_or_default())
+            .filter(|owner| owner.kind == "Pod")
+            .map(|owner| owner.uid)
             .collect(),
         // The operator has not registered the type yet.
         Err(kube::Error::Api(status)) if status.code == 404 => BTreeSet::new(),
         Err(error) => return Err(error).told("listing CiliumEndpoints"),
     };
-    let mut count = PodsCount::default();
-    for pod in Api::<Pod>::all(cluster.client.clone())
+    let pods = Api::<Pod>::all(cluster.client.clone())
         .list(&ListParams::default())
         .await
         .told("listing pods")?
-    {
-        let own_network = pod.spec.is_some_and(|spec| !spec.host_network.unwrap_or(false));
-        let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
-        if !own_network || matches!(phase.as_str(), "Succeeded" | "Failed") {
+        .items;
+    Ok(count_pods(&pods, &owners, agents))
+}
+
+fn count_pods(pods: &[Pod], owners: &BTreeSet<String>, agents: &[Pod]) -> PodsCount {
+    let nodes: BTreeSet<&str> = agents.iter().filter_map(node).collect();
+    let mut count = PodsCount::default();
+    for pod in pods {
+        let own_network = pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| !spec.host_network.unwrap_or(false));
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if !own_network || matches!(phase, Some("Succeeded" | "Failed")) {
             continue;
         }
         count.all += 1;
-        let name = (
-            pod.metadata.namespace.unwrap_or_default(),
-            pod.metadata.name.unwrap_or_default(),
-        );
-        count.by_cilium += usize::from(managed.contains(&name));
+        let is_managed = pod.metadata.uid.as_ref().is_some_and(|uid| owners.contains(uid))
+            && node(pod).is_some_and(|node| nodes.contains(node));
+        count.by_cilium += usize::from(is_managed);
     }
-    Ok(count)
+    count
+}
+
+fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
 }
 
 /// What the configuration asks for and does not get.
@@ -272,4 +279,37 @@ async fn configuration(cluster: &Cluster, report: &mut Report) -> anyhow::Result
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(uid: &str, node: &str, host_network: bool, phase: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "uid": uid},
+            "spec": {"nodeName": node, "hostNetwork": host_network, "containers": []},
+            "status": {"phase": phase},
+        }))
+        .expect("it is a pod")
+    }
+
+    #[test]
+    fn pods_are_managed_by_their_own_endpoint_and_an_agent_that_is_there() {
+        let pods = [
+            pod("managed", "a", false, "Running"),
+            pod("no-endpoint", "a", false, "Running"),
+            pod("no-agent", "b", false, "Running"),
+            pod("host", "a", true, "Running"),
+            pod("done", "a", false, "Succeeded"),
+        ];
+        let owners = ["managed", "no-agent", "host", "done", "gone"]
+            .map(str::to_owned)
+            .into();
+        let count = count_pods(&pods, &owners, &[pod("agent", "a", true, "Running")]);
+        assert_eq!(count, PodsCount { all: 3, by_cilium: 1 });
+        assert_eq!(count_pods(&pods, &owners, &[]).by_cilium, 0);
+    }
 }

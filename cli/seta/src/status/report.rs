@@ -44,7 +44,7 @@ pub(crate) struct Findings {
 pub(crate) struct PodsCount {
     /// All of them.
     pub(crate) all: usize,
-    /// Those with a CiliumEndpoint.
+    /// Those with a CiliumEndpoint of their own, on a node with an agent.
     pub(crate) by_cilium: usize,
 }
 
@@ -127,7 +127,7 @@ impl Report {
         let warning = || all().find_map(|(place, findings)| Some((place, findings.warnings.first()?)));
         error
             .or_else(|| if ignore_warnings { None } else { warning() })
-            .map(|(place, text)| format!("Waiting for {place}: {text}"))
+            .map(|(place, text)| format!("{place}: {text}"))
     }
 
     /// Takes in a workload and what is wrong with it.

@@ -85,16 +85,30 @@ const ONLY: [(&str, &[&str], &str); 24] = [
 
 const OFF: &[&str] = &["false"];
 
+/// Keys with the values that mean "not used"; another value is accepted, as it stands in many configurations, and what
+/// follows is told.
+const NOT_IN_EFFECT: [(&str, &[&str], &str); 11] = [
+    ("enable-hubble", OFF, "flows are not served yet"),
+    ("enable-ipv4-big-tcp", OFF, BIG_TCP),
+    ("enable-ipv6-big-tcp", OFF, BIG_TCP),
+    ("enable-ipv4-masquerade", OFF, "IPv4 is not implemented yet"),
+    ("enable-l7-proxy", OFF, "there is no layer 7 proxy yet"),
+    ("bpf-lb-acceleration", &["disabled"], SERVICES),
+    ("bpf-lb-algorithm", &["random"], SERVICES),
+    ("bpf-lb-mode", &["snat"], SERVICES),
+    ("bpf-lb-sock", OFF, SERVICES),
+    ("bpf-lb-sock-hostns-only", OFF, SERVICES),
+    ("enable-node-port", OFF, SERVICES),
+];
+
+const BIG_TCP: &str = "packets stay within the default limits of the devices";
+const SERVICES: &str = "services are not translated yet";
+
 /// Keys that are accepted with any value: they belong to the operator, to features that come later, or have been
 /// removed from Cilium and are still found in configurations (cilium.md §4.1).
-const OTHERS: [&str; 57] = [
+const OTHERS: [&str; 46] = [
     "agent-not-ready-taint-key",
-    "bpf-lb-acceleration",
-    "bpf-lb-algorithm",
     "bpf-lb-map-max",
-    "bpf-lb-mode",
-    "bpf-lb-sock",
-    "bpf-lb-sock-hostns-only",
     "bpf-nat-global-max",
     "bpf-neigh-global-max",
     "bpf-policy-map-max",
@@ -112,13 +126,7 @@ const OTHERS: [&str; 57] = [
     "enable-health-check-nodeport",
     "enable-health-checking",
     "enable-host-port",
-    "enable-hubble",
-    "enable-ipv4-big-tcp",
-    "enable-ipv4-masquerade",
-    "enable-ipv6-big-tcp",
     "enable-k8s-endpoint-slice",
-    "enable-l7-proxy",
-    "enable-node-port",
     "enable-remote-node-identity",
     "enable-sctp",
     "enable-session-affinity",
@@ -167,14 +175,25 @@ pub(super) fn check_unsupported(reader: &mut Reader<'_>) {
             reader.refuse(key, &supported.join(", "), reason);
         }
     }
+    for (key, unused, consequence) in NOT_IN_EFFECT {
+        if let Some(value) = reader.value(key)
+            && !unused.contains(&value)
+        {
+            reader.no_effect(key, consequence);
+        }
+    }
 }
 
 pub(super) fn is_known(key: &str) -> bool {
-    OTHERS.contains(&key) || OTHER_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+    OTHERS.contains(&key)
+        || NOT_IN_EFFECT.iter().any(|(name, ..)| *name == key)
+        || OTHER_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
 }
 
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    OTHERS.into_iter()
+    OTHERS
+        .into_iter()
+        .chain(NOT_IN_EFFECT.into_iter().map(|(name, ..)| name))
 }
 
 /// The candidate that is spelt most like `key`, if it is close enough to be a typing error.

@@ -52,6 +52,8 @@ fn the_demo() {
         texts,
         [
             "enable-bpf-masquerade is not in effect: packets to the world are not masqueraded yet",
+            "enable-hubble is not in effect: flows are not served yet",
+            "enable-ipv6-masquerade is not in effect: packets to the world keep the pod's own address",
             "kube-proxy-replacement is not in effect: services are not translated yet",
         ]
     );

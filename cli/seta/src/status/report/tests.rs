@@ -86,31 +86,31 @@ fn workloads() {
             workload(2, 1, 1),
             seen(2),
             "1 error",
-            Some("Waiting for cilium: 1 pods of DaemonSet cilium are not ready"),
+            Some("cilium: 1 pods of DaemonSet cilium are not ready"),
         ),
         (
             workload(2, 2, 1),
             seen(2),
             "1 error",
-            Some("Waiting for cilium: 1 pods of DaemonSet cilium are not available"),
+            Some("cilium: 1 pods of DaemonSet cilium are not available"),
         ),
         (
             workload(0, 0, 0),
             seen(0),
             "1 error",
-            Some("Waiting for cilium: DaemonSet cilium wants no pods: there is no node for it"),
+            Some("cilium: DaemonSet cilium wants no pods: there is no node for it"),
         ),
         (
             workload(2, 2, 2),
             seen(1),
             "1 warning",
-            Some("Waiting for cilium: 1 pods of DaemonSet cilium still have to be replaced by updated ones"),
+            Some("cilium: 1 pods of DaemonSet cilium still have to be replaced by updated ones"),
         ),
         (
             workload(2, 1, 1),
             seen(1),
             "1 error, 1 warning",
-            Some("Waiting for cilium: 1 pods of DaemonSet cilium are not ready"),
+            Some("cilium: 1 pods of DaemonSet cilium are not ready"),
         ),
         (
             workload(2, 2, 2),
@@ -120,9 +120,7 @@ fn workloads() {
                 updated: 0,
             },
             "1 error",
-            Some(
-                "Waiting for cilium: DaemonSet cilium was changed a moment ago, and its controller has not seen it yet",
-            ),
+            Some("cilium: DaemonSet cilium was changed a moment ago, and its controller has not seen it yet"),
         ),
     ];
     for (workload, generation, verdict, waits) in rows {

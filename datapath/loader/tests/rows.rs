@@ -50,6 +50,38 @@ fn programs_keep_to_their_budgets() {
     });
 }
 
+/// Nanoseconds per packet of a known connection, by `BPF_PROG_TEST_RUN`. Printed, never asserted.
+#[test]
+#[ignore = "a measurement: cargo nextest run -p seta-loader --run-ignored all --no-capture nanoseconds"]
+fn nanoseconds_per_packet() {
+    in_namespaces(|root| {
+        let kernel = Kernel::load(root, Config { router_v6: rows::node::router(), host_ifindex: 3, ..Config::DEFAULT });
+        let passes = [
+            "established, nothing new to report",
+            "reply of a server, nothing new to report",
+            "pod to local pod",
+            "network to local pod",
+            "node to local pod, second half",
+            "node to the network, in the middle of a connection",
+            "who has the router",
+        ];
+        for row in rows::all().into_iter().filter(|row| passes.contains(&row.name)) {
+            kernel.fill(&row);
+            let mut packet = row.before.packet.clone();
+            if packet[14 + 6] == 6 {
+                // Nothing to report after the first.
+                packet[14 + 40 + 13] = 0x10;
+            }
+            // Each run decrements the hop limit of the packet of the run before.
+            let rounds = (0..200).map(|_| {
+                let run = kernel.datapath.test_run(row.program.name(), &packet, Some(&context(&row)), 50).unwrap();
+                run.duration.as_nanos()
+            });
+            println!("{:>5} ns  {}: {}", rounds.min().unwrap(), row.program.name(), row.name);
+        }
+    });
+}
+
 /// The section of a program: `key = number` lines.
 fn budget<'a>(text: &'a str, program: &str) -> BTreeMap<&'a str, u32> {
     let header = format!("[{program}]");

@@ -46,6 +46,8 @@ pub(crate) enum CniError {
     Plugin {
         plugin: String,
         command: &'static str,
+        /// The error code of the specification, if the plugin gave one.
+        code: Option<u32>,
         message: String,
     },
     #[error("plugin type=\"{plugin}\" failed ({command})")]
@@ -56,6 +58,16 @@ pub(crate) enum CniError {
     },
     #[error("plugin type=\"{plugin}\" failed ({command}): no answer within {PLUGIN_WITHIN:?}")]
     Timeout { plugin: String, command: &'static str },
+}
+
+/// "Try again later" in the specification's list of error codes.
+const TRY_AGAIN: u32 = 11;
+
+impl CniError {
+    /// Whether the plugin has spoken about the attachment itself; everything else may be different a moment later.
+    pub(crate) fn is_verdict(&self) -> bool {
+        matches!(self, Self::Plugin { code: Some(code), .. } if *code != TRY_AGAIN)
+    }
 }
 
 /// Whom a call is about.
@@ -273,10 +285,11 @@ impl Caller {
                 command,
             })??;
         if !output.status.success() {
-            let message = error_message(&output.stdout, &output.stderr);
+            let (code, message) = error_message(&output.stdout, &output.stderr);
             return Err(CniError::Plugin {
                 plugin: kind,
                 command,
+                code,
                 message,
             });
         }
@@ -286,6 +299,7 @@ impl Caller {
         serde_json::from_slice(&output.stdout).map_err(|error| CniError::Plugin {
             plugin: kind,
             command,
+            code: None,
             message: format!("its result is not JSON: {error}"),
         })
     }
@@ -342,26 +356,30 @@ fn environment(
     env
 }
 
-fn error_message(stdout: &[u8], stderr: &[u8]) -> String {
+fn error_message(stdout: &[u8], stderr: &[u8]) -> (Option<u32>, String) {
     #[derive(Deserialize)]
     struct PluginError {
+        #[serde(default)]
+        code: Option<u32>,
         msg: String,
         #[serde(default)]
         details: String,
     }
     if let Ok(error) = serde_json::from_slice::<PluginError>(stdout) {
-        return match error.details.is_empty() {
+        let message = match error.details.is_empty() {
             true => error.msg,
             false => format!("{}; {}", error.msg, error.details),
         };
+        return (error.code, message);
     }
     let text = [stdout, stderr]
         .map(String::from_utf8_lossy)
         .map(|text| text.trim().to_owned());
-    format!(
+    let message = format!(
         "netplugin failed with no error message: {}",
         text.join(" ").trim()
-    )
+    );
+    (None, message)
 }
 
 /// The pod's addresses in a result.

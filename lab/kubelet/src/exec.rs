@@ -153,23 +153,7 @@ pub(crate) async fn capture(
     let mut child = prepared.command.spawn()?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
-        let read = async |source: Option<_>| {
-            let mut text = Vec::new();
-            if let Some(source) = source {
-                let _ = AsyncReadExt::take(source, MAX_CAPTURE as u64)
-                    .read_to_end(&mut text)
-                    .await;
-            }
-            text
-        };
-        let read_err = async |source: Option<tokio::process::ChildStderr>| {
-            let mut text = Vec::new();
-            if let Some(source) = source {
-                let _ = source.take(MAX_CAPTURE as u64).read_to_end(&mut text).await;
-            }
-            text
-        };
-        let output = async { tokio::join!(read(stdout), read_err(stderr)) };
+        let output = async { tokio::join!(keep(stdout), keep(stderr)) };
         tokio::join!(child.wait(), timeout(within, output))
     };
     let Ok((status, output)) = timeout(within, work).await else {
@@ -188,6 +172,19 @@ pub(crate) async fn capture(
         Outcome::Exit(code) => Ok((code, text)),
         Outcome::Failed(why) => Err(ExecError::Runtime(why)),
     }
+}
+
+/// The beginning of an output. The rest is read and dropped, so that the command does not stand still at a full pipe.
+async fn keep(source: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut text = Vec::new();
+    if let Some(mut source) = source {
+        let _ = (&mut source)
+            .take(MAX_CAPTURE as u64)
+            .read_to_end(&mut text)
+            .await;
+        let _ = tokio::io::copy(&mut source, &mut tokio::io::sink()).await;
+    }
+    text
 }
 
 /// Runs a command for a client until one of both is done.

@@ -2,24 +2,60 @@
 
 use std::{
     io::{self, SeekFrom},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
+use rustix::fs::inotify;
 use tokio::{
     fs::File,
-    io::{AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt, unix::AsyncFd},
     sync::mpsc,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::logs::{self, Options, Printer, Stream};
 
-/// How often a followed log is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a followed log is looked at when the kernel does not tell of changes (too many watches on this machine), and the
+/// longest it is not looked at when it does.
+const LOOK: Duration = Duration::from_millis(500);
 /// How much is read at once.
 const CHUNK: usize = 64 << 10;
+
+/// News of the files in a log's directory, from the kernel: what is appended, and rotation.
+struct Changes(Option<AsyncFd<OwnedFd>>);
+
+impl Changes {
+    fn of(log: &Path, wanted: bool) -> Self {
+        let watch = || -> io::Result<AsyncFd<OwnedFd>> {
+            let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+            let dir = log.parent().unwrap_or(log);
+            let what =
+                inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+            inotify::add_watch(&fd, dir, what)?;
+            // SAFETY: the descriptor is owned by the `AsyncFd`, which is never asked to give it away: it stays open and the same
+            // until both are dropped.
+            Ok(unsafe { AsyncFd::register(fd) }?)
+        };
+        Self(wanted.then(watch).and_then(Result::ok))
+    }
+
+    /// Waits for the next change; may return without one.
+    async fn next(&self) {
+        let Some(fd) = &self.0 else {
+            return sleep(LOOK).await;
+        };
+        let Ok(Ok(mut ready)) = timeout(LOOK, fd.readable()).await else {
+            return;
+        };
+        // Only that something happened counts.
+        let mut events = [0; 4096];
+        while rustix::io::read(fd.get_ref(), &mut events).is_ok_and(|read| read > 0) {}
+        ready.clear_ready();
+    }
+}
 
 /// A log file that is read while it grows and is rotated.
 struct Growing {
@@ -89,6 +125,7 @@ pub(crate) async fn send(
 ) {
     let follow = options.follow;
     let mut content = tokio::fs::read(logs::rotated(&path)).await.unwrap_or_default();
+    let changes = Changes::of(&path, follow);
     let mut growing = Growing::new(&path);
     while let Ok(lines) = growing.lines().await {
         if lines.is_empty() {
@@ -122,7 +159,7 @@ pub(crate) async fn send(
         }
         tokio::select! {
             () = &mut ended => is_over = true,
-            () = sleep(LOOK) => {}
+            () = changes.next() => {}
             () = out.closed() => return,
         }
     }
@@ -143,6 +180,7 @@ pub(crate) async fn follow_streams(
     mut stderr: Option<impl AsyncWrite + Unpin>,
     ended: impl Future<Output = ()>,
 ) {
+    let changes = Changes::of(path, true);
     let mut growing = Growing::new(path);
     if growing.open(true).await.is_err() {
         return;
@@ -177,7 +215,7 @@ pub(crate) async fn follow_streams(
         }
         tokio::select! {
             () = &mut ended => is_over = true,
-            () = sleep(LOOK) => {}
+            () = changes.next() => {}
         }
     }
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod backoff;
 pub(crate) mod container;
+pub(crate) mod hook;
+pub(crate) mod http;
 pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod sandbox;

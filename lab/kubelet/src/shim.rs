@@ -90,7 +90,10 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<ExitCode> {
         signal,
         finished_at: jiff::Timestamp::now(),
     };
-    crate::files::write_atomically(&dir.join("exit.json"), &serde_json::to_vec(&exit)?)?;
+    crate::files::write_atomically(
+        &dir.join(crate::pod::termination::EXIT),
+        &serde_json::to_vec(&exit)?,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -37,6 +37,8 @@ pub(crate) enum VolumeError {
     HostPath { path: PathBuf, wanted: &'static str },
     #[error("references non-existent config key: {0}")]
     NoKey(String),
+    #[error("the downward API has no {0}")]
+    Field(String),
     #[error("volume path {0:?} leaves its volume")]
     Path(String),
     #[error("volumes of this kind are not offered by the lab: {0}")]
@@ -44,12 +46,12 @@ pub(crate) enum VolumeError {
 }
 
 /// Makes all volumes of a pod that are not there yet and renews the content of those that are.
-/// Returns where they are, by name.
+/// Returns where they are, by name; an error comes with the name of its volume.
 pub(crate) async fn set_up(
     pod: &Pod,
     dir: &Path,
     sources: &Sources,
-) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
+) -> Result<BTreeMap<String, PathBuf>, (String, VolumeError)> {
     let mut paths = BTreeMap::new();
     let volumes = pod
         .spec
@@ -57,10 +59,9 @@ pub(crate) async fn set_up(
         .and_then(|spec| spec.volumes.as_deref())
         .unwrap_or_default();
     for volume in volumes {
-        paths.insert(
-            volume.name.clone(),
-            one(pod, volume, &dir.join("volumes").join(&volume.name), sources).await?,
-        );
+        let path = one(pod, volume, &dir.join("volumes").join(&volume.name), sources).await;
+        let path = path.map_err(|error| (volume.name.clone(), error))?;
+        paths.insert(volume.name.clone(), path);
     }
     Ok(paths)
 }
@@ -186,7 +187,7 @@ async fn payload(
             pod,
             fields.items.as_deref(),
             mode(fields.default_mode),
-        );
+        )?;
     } else if let Some(projected) = &volume.projected {
         self::projected(
             &mut files,
@@ -226,7 +227,7 @@ async fn projected(
             select(files, content, secret.items.as_deref(), mode, optional)?;
         }
         if let Some(fields) = &source.downward_api {
-            downward_files(files, pod, fields.items.as_deref(), mode);
+            downward_files(files, pod, fields.items.as_deref(), mode)?;
         }
         if let Some(token) = &source.service_account_token {
             let seconds = token.expiration_seconds.unwrap_or(TOKEN_SECONDS).max(600);
@@ -284,20 +285,26 @@ fn select(
     Ok(())
 }
 
-fn downward_files(files: &mut Payload, pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>, mode: u32) {
+fn downward_files(
+    files: &mut Payload,
+    pod: &Pod,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    mode: u32,
+) -> Result<(), VolumeError> {
     for item in items.unwrap_or_default() {
-        let field = item
-            .field_ref
-            .as_ref()
-            .and_then(|field| downward::field(pod, &field.field_path));
-        let resource = item.resource_field_ref.as_ref();
-        let value = field.or_else(|| downward::resource(pod, None, resource?));
+        let (value, asked) = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(field), _) => (downward::field(pod, &field.field_path), field.field_path.clone()),
+            (None, Some(resource)) => (downward::resource(pod, None, resource), resource.resource.clone()),
+            (None, None) => (None, item.path.clone()),
+        };
+        let value = value.ok_or(VolumeError::Field(asked))?;
         let mode = item
             .mode
             .and_then(|mode| u32::try_from(mode).ok())
             .unwrap_or(mode);
-        files.insert(item.path.clone(), (value.unwrap_or_default().into_bytes(), mode));
+        files.insert(item.path.clone(), (value.into_bytes(), mode));
     }
+    Ok(())
 }
 
 /// Whether a path stays inside the directory it is relative to.

@@ -133,7 +133,9 @@ fn websocket(name: &str, purpose: Purpose) -> Option<Protocol> {
         "SPDY/3.1+portforward.k8s.io" if purpose == Purpose::PortForward => {
             return Some(Protocol::TunnelledSpdyForward);
         }
-        "v5.channel.k8s.io" if purpose == Purpose::RemoteCommand => (5, Encoding::Binary),
+        // Port-forwarding over plain channels is another protocol of the same names, which is not served here.
+        _ if purpose == Purpose::PortForward => return None,
+        "v5.channel.k8s.io" => (5, Encoding::Binary),
         "v4.channel.k8s.io" => (4, Encoding::Binary),
         "v4.base64.channel.k8s.io" => (4, Encoding::Base64),
         "channel.k8s.io" => (1, Encoding::Binary),

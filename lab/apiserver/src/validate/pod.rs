@@ -185,6 +185,7 @@ fn volumes(spec: &Value, field: &str, causes: &mut Vec<Cause>) -> BTreeSet<Strin
         {
             causes.push(Cause::required(format!("{at}.hostPath.path"), ""));
         }
+        no_backstep(&volume["hostPath"]["path"], format!("{at}.hostPath.path"), causes);
         if volume["configMap"].is_object()
             && volume["configMap"]["name"]
                 .as_str()
@@ -316,6 +317,17 @@ fn mounts(one: &Value, at: &str, volumes: &BTreeSet<String>, causes: &mut Vec<Ca
                 "must be unique",
             ));
         }
+        no_backstep(&mount["subPath"], format!("{at}.subPath"), causes);
+    }
+}
+
+/// Paths that people write may not climb.
+fn no_backstep(path: &Value, at: String, causes: &mut Vec<Cause>) {
+    if path
+        .as_str()
+        .is_some_and(|text| text.split('/').any(|part| part == ".."))
+    {
+        causes.push(Cause::invalid(at, path, "must not contain '..'"));
     }
 }
 

@@ -420,19 +420,20 @@ fn sub_path(volume: &Path, path: &str) -> Result<PathBuf, StartError> {
     if !volumes::is_inside(path) {
         return Err(bad());
     }
-    let full = volume.join(path);
-    if !full.exists() {
-        fs::create_dir_all(&full).map_err(|_| bad())?;
+    let volume = volume.canonicalize().map_err(|_| bad())?;
+    // Step by step, so that nothing is made behind a link that leads out.
+    let mut full = volume.clone();
+    for part in Path::new(path).components() {
+        full.push(part);
+        if fs::symlink_metadata(&full).is_err() {
+            fs::create_dir(&full).map_err(|_| bad())?;
+        }
+        full = full.canonicalize().map_err(|_| bad())?;
+        if !full.starts_with(&volume) {
+            return Err(bad());
+        }
     }
-    let (full, volume) = (
-        full.canonicalize().map_err(|_| bad())?,
-        volume.canonicalize().map_err(|_| bad())?,
-    );
-    if full.starts_with(volume) {
-        Ok(full)
-    } else {
-        Err(bad())
-    }
+    Ok(full)
 }
 
 /// `uid`, `uid:gid` or a name of this machine.

@@ -1,28 +1,15 @@
 //! Startup, readiness and liveness probes of one running container.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, body::Bytes};
-use hyper_util::rt::TokioIo;
-use k8s_openapi::{
-    api::core::v1::{Container, HTTPGetAction, Probe},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::{
-    net::TcpStream,
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 
+use super::http;
 use crate::{context::Context, exec};
-
-/// How much of an answer is read.
-const MAX_BODY: usize = 10 << 10;
 
 /// Which probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,91 +175,17 @@ impl Target {
             };
         }
         if let Some(action) = &probe.http_get {
-            return self.http_get(action).await;
+            return http::get(action, &self.container, self.address).await;
         }
         if let Some(action) = &probe.tcp_socket {
-            let address = self.address(action.host.as_deref(), &action.port)?;
-            return TcpStream::connect(address)
-                .await
-                .map(drop)
-                .map_err(|error| format!("dial tcp {address}: {error}"));
+            let host = action.host.as_deref();
+            let address = http::socket_address(host, &action.port, &self.container, self.address)?;
+            return http::dial(address).await.map(drop);
         }
         if probe.grpc.is_some() {
             return Err("gRPC probes are not offered by the lab".to_owned());
         }
         Ok(())
-    }
-
-    fn address(&self, host: Option<&str>, port: &IntOrString) -> Result<SocketAddr, String> {
-        let host = match host.filter(|host| !host.is_empty()) {
-            Some(host) => host
-                .parse()
-                .map_err(|_| format!("host {host:?} is not an address"))?,
-            None => self.address,
-        };
-        let number = match port {
-            IntOrString::Int(number) => Some(*number),
-            IntOrString::String(name) => {
-                let mut ports = self.container.ports.iter().flatten();
-                let named = ports
-                    .find(|port| port.name.as_deref() == Some(name))
-                    .map(|port| port.container_port);
-                named.or_else(|| name.parse().ok())
-            }
-        };
-        let port = number
-            .and_then(|number| u16::try_from(number).ok())
-            .ok_or("couldn't find port")?;
-        Ok(SocketAddr::new(host, port))
-    }
-
-    async fn http_get(&self, action: &HTTPGetAction) -> Result<(), String> {
-        if action.scheme.as_deref() == Some("HTTPS") {
-            return Err("HTTPS probes are not offered by the lab".to_owned());
-        }
-        let address = self.address(action.host.as_deref(), &action.port)?;
-        let path = action
-            .path
-            .as_deref()
-            .filter(|path| !path.is_empty())
-            .unwrap_or("/");
-        let target = format!("Get \"http://{address}{path}\"");
-        let failed = |error: &dyn std::fmt::Display| format!("{target}: {error}");
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|error| failed(&error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| failed(&error))?;
-        // Ends with the connection, at the latest when the sender is dropped.
-        tokio::spawn(connection);
-        let mut request = Request::get(path)
-            .header("User-Agent", "kube-probe/1.32")
-            .header("Accept", "*/*");
-        let headers = action.http_headers.as_deref().unwrap_or_default();
-        if !headers
-            .iter()
-            .any(|header| header.name.eq_ignore_ascii_case("host"))
-        {
-            request = request.header("Host", address.to_string());
-        }
-        for header in headers {
-            request = request.header(&header.name, &header.value);
-        }
-        let request = request
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| failed(&error))?;
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|error| failed(&error))?;
-        let status = answer.status();
-        // Reading it out is kind to the server; a long or broken body changes nothing.
-        let _ = Limited::new(answer.into_body(), MAX_BODY).collect().await;
-        match status.as_u16() {
-            200..400 => Ok(()),
-            code => Err(format!("HTTP probe failed with statuscode: {code}")),
-        }
     }
 }
 

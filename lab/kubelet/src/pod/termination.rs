@@ -1,17 +1,20 @@
 //! The end of containers: preStop, SIGTERM, patience, SIGKILL.
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use k8s_openapi::api::core::v1::Container;
 use tokio::{
     io::AsyncReadExt,
     net::UnixStream,
     sync::watch,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout},
 };
 
-use crate::{cgroup, context::Context, exec, shim::Exit};
+use super::hook;
+use crate::{cgroup, context::Context, shim::Exit};
 
+/// Where a shim writes how its container ended.
+pub(crate) const EXIT: &str = "exit.json";
 /// How long a container may take to vanish after SIGKILL.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
 
@@ -25,7 +28,7 @@ pub(crate) async fn ended(dir: &Path) {
 
 /// How a container ended, once its shim is gone. A shim that was killed left no word.
 pub(crate) fn exit(dir: &Path) -> Exit {
-    let read = std::fs::read(dir.join("exit.json")).ok();
+    let read = std::fs::read(dir.join(EXIT)).ok();
     read.and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_else(|| Exit {
             code: 137,
@@ -34,41 +37,80 @@ pub(crate) fn exit(dir: &Path) -> Exit {
         })
 }
 
-/// Ends a container. `deadline` may be moved while this waits (a second, more urgent deletion).
+/// A container that is to end.
+pub(crate) struct Victim<'a> {
+    pub(crate) pod_uid: &'a str,
+    /// Its specification, unless the pod's object is gone.
+    pub(crate) container: Option<&'a Container>,
+    pub(crate) id: &'a str,
+    /// Where its hooks reach it.
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// Ends a container. `deadline` may be moved while this waits (a second, more urgent deletion). Returns why its preStop hook
+/// failed, if it did: the container ends all the same.
 pub(crate) async fn stop(
     context: &Context,
-    pod_uid: &str,
-    container: Option<&Container>,
-    id: &str,
+    victim: Victim<'_>,
     mut deadline: watch::Receiver<Instant>,
-) {
+) -> Option<String> {
+    let id = victim.id;
     let dir = context.paths.container(id);
-    let hook = container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
-    let hook_command = hook.and_then(|hook| hook.exec.as_ref()?.command.clone());
-    let by = *deadline.borrow();
-    if let Some(command) = hook_command {
-        let patience = by.saturating_duration_since(Instant::now());
-        let _ = timeout(patience, exec::capture(context, id, &command, patience)).await;
-    }
-    if let Some(seconds) = hook
-        .and_then(|hook| hook.sleep.as_ref())
-        .map(|sleep| sleep.seconds)
-    {
-        let until = Instant::now() + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        let _ = timeout_at(by, sleep_until(until)).await;
-    }
+    let failure = pre_stop(context, &victim, &mut deadline).await;
     signal(context, id, "TERM").await;
     loop {
         let by = *deadline.borrow_and_update();
         tokio::select! {
-            () = ended(&dir) => return,
+            () = ended(&dir) => return failure,
             () = sleep_until(by) => break,
             Ok(()) = deadline.changed() => {}
         }
     }
     signal(context, id, "KILL").await;
-    cgroup::kill(pod_uid, id);
+    cgroup::kill(victim.pod_uid, id);
     let _ = timeout(KILL_WITHIN, ended(&dir)).await;
+    failure
+}
+
+/// Runs the preStop hook, at most until the deadline.
+async fn pre_stop(
+    context: &Context,
+    victim: &Victim<'_>,
+    deadline: &mut watch::Receiver<Instant>,
+) -> Option<String> {
+    let container = victim.container?;
+    let hook = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
+    let patience = deadline.borrow().saturating_duration_since(Instant::now());
+    // Without any patience, hooks are left out, as the kubelet does.
+    if patience.is_zero() {
+        return None;
+    }
+    let mut run = std::pin::pin!(hook::run(
+        context,
+        container,
+        hook,
+        victim.id,
+        victim.address,
+        patience
+    ));
+    loop {
+        let by = *deadline.borrow_and_update();
+        tokio::select! {
+            result = &mut run => return result.err(),
+            () = sleep_until(by) => return Some("it did not end within the grace period".to_owned()),
+            Ok(()) = deadline.changed() => {}
+        }
+    }
+}
+
+/// Kills what is left of a container whose shim was killed: nobody else looks after it any more, and it may hold what the next
+/// attempt needs.
+pub(crate) async fn kill_remains(context: &Context, pod_uid: &str, id: &str) {
+    if context.paths.container(id).join(EXIT).exists() {
+        return;
+    }
+    signal(context, id, "KILL").await;
+    cgroup::kill(pod_uid, id);
 }
 
 async fn signal(context: &Context, id: &str, signal: &'static str) {

@@ -6,6 +6,7 @@ mod starting;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -150,6 +151,19 @@ impl Worker {
         self.pod.metadata.name.as_deref().unwrap_or_default()
     }
 
+    /// Where probes and hooks reach the pod.
+    fn address(&self) -> Option<IpAddr> {
+        let host_network = self
+            .pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.host_network == Some(true));
+        match (&self.state.sandbox, host_network) {
+            (Some(sandbox), false) => sandbox.addresses.first().copied(),
+            _ => self.context.host_ips().first().copied(),
+        }
+    }
+
     fn spec(&self) -> PodSpec {
         self.pod.spec.clone().unwrap_or_default()
     }
@@ -174,6 +188,10 @@ impl Worker {
                 warn!(pod = self.name(), "the sandbox is gone: starting afresh");
                 self.lose_sandbox().await;
             } else if let Err(error) = sandbox::check(&self.context, &sandbox).await {
+                if !error.is_verdict() {
+                    // The agent is down or the plugin is not there: no reason to end what runs.
+                    return warn!(pod = self.name(), %error, "cannot check the sandbox: it is taken as it is");
+                }
                 let message = format!("Pod sandbox changed, it will be killed and re-created: {error}");
                 self.context
                     .events
@@ -234,18 +252,14 @@ impl Worker {
                 .await;
         });
         let spec = self.spec();
-        let addresses = match (&self.state.sandbox, spec.host_network == Some(true)) {
-            (Some(sandbox), false) => sandbox.addresses.clone(),
-            _ => self.context.host_ips().to_vec(),
-        };
         let (reports, mut news) = mpsc::channel(16);
         let target = find(&spec, name)
-            .zip(addresses.first())
+            .zip(self.address())
             .map(|(container, address)| Target {
                 context: self.context.clone(),
                 container: container.clone(),
                 id: id.to_owned(),
-                address: *address,
+                address,
                 started: self.state.units.get(name).is_some_and(|unit| unit.started),
                 reports,
             });

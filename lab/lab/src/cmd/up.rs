@@ -158,7 +158,8 @@ fn prepare_directory(paths: &Paths) -> anyhow::Result<()> {
         "tmpfs",
         root,
         MsFlags::empty(),
-        &format!("mode=0755,{TMPFS_SIZE}"),
+        // Tokens and Secrets of the pods are in there, and a token may do everything.
+        &format!("mode=0700,{TMPFS_SIZE}"),
     )?;
     // Mount namespaces can only be pinned where mounts do not travel.
     mounts::set_propagation(root, MsFlags::MS_PRIVATE)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::{
     Api,
     api::{DeleteParams, Preconditions},
@@ -15,11 +15,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::{API_WITHIN, RETRY, Wish, Worker, find, metadata_text};
+use super::{API_WITHIN, Wish, Worker, find, metadata_text};
 use crate::{
     events,
     pod::{
-        backoff::Backoff,
         container, plan, sandbox,
         state::{Current, Ended},
         termination,
@@ -28,6 +27,11 @@ use crate::{
 
 /// The longest last word of a container, in bytes, as in Kubernetes.
 const MAX_MESSAGE: usize = 4096;
+/// How long to wait after the plugins did not let go of a pod: doubling from the first to the longest.
+const DETACH_FIRST: Duration = Duration::from_millis(500);
+const DETACH_LONGEST: Duration = Duration::from_secs(30);
+/// How often they are asked about a pod whose object is gone.
+const DETACH_TRIES: u32 = 6;
 
 impl Worker {
     pub(super) async fn lose_sandbox(&mut self) {
@@ -54,11 +58,60 @@ impl Worker {
             .as_ref()
             .and_then(|spec| spec.termination_grace_period_seconds)
             .unwrap_or(30);
-        let deadline = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-        let (_keep, deadline) = watch::channel(deadline);
-        let spec = self.spec();
-        termination::stop(&self.context, &self.uid, find(&spec, name), &id, deadline).await;
-        self.container_ended(name, &id).await;
+        let (_hurry, deadline) = self.deadline(u64::try_from(grace).unwrap_or(0));
+        self.stop(&self.spec(), &[(name.to_owned(), id)], &deadline).await;
+    }
+
+    /// A deadline in so many seconds, which a more urgent deletion of the pod moves nearer.
+    fn deadline(&self, seconds: u64) -> (AbortOnDropHandle<()>, watch::Receiver<Instant>) {
+        let (move_deadline, deadline) = watch::channel(Instant::now() + Duration::from_secs(seconds));
+        let mut wishes = self.wishes.clone();
+        let hurry = tokio::spawn(async move {
+            while wishes.changed().await.is_ok() {
+                let grace = match &*wishes.borrow() {
+                    Wish::Gone => Some(0),
+                    Wish::Be(pod) => pod.metadata.deletion_grace_period_seconds,
+                };
+                let Some(grace) = grace else { continue };
+                let by = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+                move_deadline.send_if_modified(|deadline| {
+                    let sooner = by < *deadline;
+                    *deadline = by.min(*deadline);
+                    sooner
+                });
+            }
+            // The receiver must not take the end of this task for news.
+            std::future::pending::<()>().await;
+        });
+        (AbortOnDropHandle::new(hurry), deadline)
+    }
+
+    /// Stops some containers side by side and takes down how they ended.
+    async fn stop(
+        &mut self,
+        spec: &PodSpec,
+        running: &[(String, String)],
+        deadline: &watch::Receiver<Instant>,
+    ) {
+        let address = self.address();
+        let stops = running.iter().map(|(name, id)| {
+            let victim = termination::Victim {
+                pod_uid: &self.uid,
+                container: find(spec, name),
+                id,
+                address,
+            };
+            termination::stop(&self.context, victim, deadline.clone())
+        });
+        let failures = futures::future::join_all(stops).await;
+        for ((name, id), failure) in running.iter().zip(failures) {
+            if let Some(why) = failure {
+                let about = events::pod_reference(&self.pod, Some(name));
+                let message = format!("PreStopHook failed: {why}");
+                self.context.events.warning(about, "FailedPreStopHook", message);
+            }
+            self.container_ended(name, id).await;
+        }
     }
 
     /// Takes down how a container ended and when it may start again.
@@ -75,6 +128,7 @@ impl Worker {
         }
         self.watching.remove(name);
         let started_at = *at;
+        termination::kill_remains(&self.context, &self.uid, id).await;
         let dir = self.context.paths.container(id);
         let exit = termination::exit(&dir);
         let policy = find(&spec, name).and_then(|container| container.termination_message_policy.clone());
@@ -141,7 +195,7 @@ impl Worker {
         } else {
             u64::try_from(grace).unwrap_or(0)
         };
-        let (move_deadline, deadline) = watch::channel(Instant::now() + Duration::from_secs(grace));
+        let (hurry, deadline) = self.deadline(grace);
         for (name, _) in self
             .state
             .units
@@ -153,49 +207,12 @@ impl Worker {
                 .events
                 .normal(about, "Killing", format!("Stopping container {name}"));
         }
-        // A second deletion may be more urgent than the first.
-        let mut wishes = self.wishes.clone();
-        let hurry = tokio::spawn(async move {
-            while wishes.changed().await.is_ok() {
-                let grace = match &*wishes.borrow() {
-                    Wish::Gone => Some(0),
-                    Wish::Be(pod) => pod.metadata.deletion_grace_period_seconds,
-                };
-                let by = Instant::now()
-                    + Duration::from_secs(u64::try_from(grace.unwrap_or(i64::MAX)).unwrap_or(0).min(86_400));
-                move_deadline.send_if_modified(|deadline| {
-                    let sooner = by < *deadline;
-                    *deadline = by.min(*deadline);
-                    sooner
-                });
-            }
-        });
-        let hurry = AbortOnDropHandle::new(hurry);
         self.stop_all(deadline).await;
         drop(hurry);
         if !gone {
             self.publish().await;
         }
-        let mut backoff = Backoff::default();
-        while let Some(sandbox) = self.state.sandbox.clone() {
-            match sandbox::remove(&self.context, &sandbox).await {
-                Ok(()) => self.state.sandbox = None,
-                Err(error) => {
-                    let about = events::pod_reference(&self.pod, None);
-                    let message = format!("error killing pod: failed to \"KillPodSandbox\": {error}");
-                    self.context.events.warning(about, "FailedKillPod", message);
-                    let wait = backoff
-                        .fail(SignedDuration::ZERO, false)
-                        .min(SignedDuration::from_secs(10));
-                    sleep(
-                        Duration::try_from(wait)
-                            .unwrap_or(RETRY)
-                            .min(Duration::from_secs(2)),
-                    )
-                    .await;
-                }
-            }
-        }
+        self.detach().await;
         let key = (
             metadata_text(&self.pod.metadata.namespace),
             metadata_text(&self.pod.metadata.name),
@@ -212,18 +229,51 @@ impl Worker {
 
     pub(super) async fn stop_all(&mut self, deadline: watch::Receiver<Instant>) {
         let spec = self.spec();
-        let running: Vec<(String, String)> = self
-            .state
-            .units
-            .iter()
-            .filter_map(|(name, unit)| Some((name.clone(), unit.running()?.to_owned())))
-            .collect();
-        let stops = running.iter().map(|(name, id)| {
-            termination::stop(&self.context, &self.uid, find(&spec, name), id, deadline.clone())
-        });
-        futures::future::join_all(stops).await;
-        for (name, id) in running {
-            self.container_ended(&name, &id).await;
+        let (mut sidecars, mut others) = (Vec::new(), Vec::new());
+        for (name, unit) in &self.state.units {
+            let Some(id) = unit.running() else { continue };
+            let place = spec
+                .init_containers
+                .iter()
+                .flatten()
+                .position(|init| init.name == *name && plan::is_sidecar(init));
+            let one = (name.clone(), id.to_owned());
+            match place {
+                Some(place) => sidecars.push((place, one)),
+                None => others.push(one),
+            }
+        }
+        self.stop(&spec, &others, &deadline).await;
+        // Sidecars serve the others to the end, and go in the reverse order of their start.
+        sidecars.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
+        for (_, one) in sidecars {
+            self.stop(&spec, &[one], &deadline).await;
+        }
+    }
+
+    /// Removes the sandbox. The plugins are asked until they agree, less and less often; once the pod's object is gone too, only
+    /// so many times: what they still hold is then for their garbage collection.
+    async fn detach(&mut self) {
+        let mut wait = DETACH_FIRST;
+        let mut tries = 0;
+        while let Some(mut sandbox) = self.state.sandbox.clone() {
+            let Err(error) = sandbox::remove(&self.context, &sandbox).await else {
+                self.state.sandbox = None;
+                return;
+            };
+            let about = events::pod_reference(&self.pod, None);
+            let message = format!("error killing pod: failed to \"KillPodSandbox\": {error}");
+            self.context.events.warning(about, "FailedKillPod", message);
+            tries += 1;
+            if tries >= DETACH_TRIES && matches!(*self.wishes.borrow(), Wish::Gone) {
+                warn!(pod = self.name(), %error, "the plugins do not let go of a pod that is gone: removed without them");
+                sandbox.attached = None;
+                let _ = sandbox::remove(&self.context, &sandbox).await;
+                self.state.sandbox = None;
+                return;
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(DETACH_LONGEST);
         }
     }
 

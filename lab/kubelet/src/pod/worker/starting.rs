@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Worker, find, instant};
 use crate::{
@@ -12,12 +12,15 @@ use crate::{
     events, files,
     pod::{
         container::{self, Start},
-        sandbox,
+        hook, sandbox,
         state::Current,
         status,
     },
     volumes,
 };
+
+/// How long a postStart hook may take; the pod does nothing else meanwhile.
+const HOOK_WITHIN: Duration = Duration::from_secs(30);
 
 impl Worker {
     /// Volumes and sandbox. `Err` says when to try again.
@@ -54,8 +57,11 @@ impl Worker {
         if self.volumes.is_none() {
             match volumes::set_up(&self.pod_with_addresses(), &dir, &self.sources).await {
                 Ok(paths) => self.volumes = Some(paths),
-                Err(error) => {
-                    let message = format!("MountVolume.SetUp failed for volume: {}", chain(&error));
+                Err((volume, error)) => {
+                    let message = format!(
+                        "MountVolume.SetUp failed for volume \"{volume}\" : {}",
+                        chain(&error)
+                    );
                     self.context.events.warning(about, "FailedMount", message);
                     return Err(Instant::now() + Duration::from_secs(1));
                 }
@@ -207,15 +213,19 @@ impl Worker {
             .lifecycle
             .as_ref()
             .and_then(|lifecycle| lifecycle.post_start.as_ref());
-        let Some(command) = hook.and_then(|hook| hook.exec.as_ref()?.command.clone()) else {
-            return;
+        let Some(hook) = hook else { return };
+        let run = hook::run(&self.context, container, hook, id, self.address(), HOOK_WITHIN);
+        let failed = match timeout(HOOK_WITHIN, run).await {
+            Ok(result) => result.err(),
+            Err(_) => Some(format!("no end within {HOOK_WITHIN:?}")),
         };
-        let ended = crate::exec::capture(&self.context, id, &command, Duration::from_secs(30)).await;
-        if !matches!(ended, Ok((0, _))) {
+        if let Some(why) = failed {
             let about = events::pod_reference(&self.pod, Some(&container.name));
-            self.context
-                .events
-                .warning(about, "FailedPostStartHook", "PostStartHook failed".to_owned());
+            self.context.events.warning(
+                about,
+                "FailedPostStartHook",
+                format!("PostStartHook failed: {why}"),
+            );
             self.kill(&container.name, "FailedPostStartHook").await;
         }
     }

@@ -49,53 +49,67 @@ fn file(path: &str) -> Option<PathBuf> {
     Path::new(path).exists().then(|| path.into())
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut missing: Vec<&str> = Vec::new();
-    for need in NEEDS {
-        match (need.found)() {
-            Some(path) => println!("  ok       {:<58} {}", need.what, path.display()),
-            None => {
+/// What is missing, by the way it is brought.
+#[derive(Default)]
+struct Missing {
+    /// Names of Debian packages.
+    packages: Vec<&'static str>,
+    bpf_linker: bool,
+    nextest: bool,
+}
+
+impl Missing {
+    fn is_empty(&self) -> bool {
+        self.packages.is_empty() && !self.bpf_linker && !self.nextest
+    }
+
+    /// Looks at the machine, and says what is missing.
+    fn find() -> Result<Self> {
+        let mut missing = Self::default();
+        for need in NEEDS {
+            if (need.found)().is_none() {
                 println!("  missing  {:<58} package {}", need.what, need.package);
-                missing.push(need.package);
+                missing.packages.push(need.package);
             }
         }
-    }
-    match compiler_with_source()? {
-        Some(found) => println!("  ok       {:<58} {found}", "compiler with library source (eBPF)"),
-        None => {
-            println!("  missing  {:<58} packages rustc-web, rust-web-src", "compiler with library source (eBPF)");
-            missing.extend(["rustc-web", "rust-web-src"]);
+        match compiler_with_source()? {
+            Some(found) => println!("setup: the eBPF half is built with {found}"),
+            None => {
+                println!("  missing  {:<58} packages rustc-web, rust-web-src", "compiler with library source (eBPF)");
+                missing.packages.extend(["rustc-web", "rust-web-src"]);
+            }
         }
-    }
-    if on_path("cargo-nextest").is_none() {
-        println!("  missing  {:<58} from crates.io", "cargo-nextest");
-    } else {
-        println!("  ok       {:<58}", "cargo-nextest");
-    }
-    let linker = bpf_linker_version();
-    match &linker {
-        Some(version) if version == BPF_LINKER => println!("  ok       {:<58} {version}", "bpf-linker"),
-        other => println!(
-            "  missing  {:<58} {BPF_LINKER} from crates.io (found: {})",
-            "bpf-linker",
-            other.as_deref().unwrap_or("none")
-        ),
-    }
-    let crates_missing = linker.as_deref() != Some(BPF_LINKER) || on_path("cargo-nextest").is_none();
-    if args.check {
-        if !missing.is_empty() || crates_missing {
-            bail!("something is missing: run `make setup`");
+        let linker = bpf_linker_version();
+        missing.bpf_linker = linker.as_deref() != Some(BPF_LINKER);
+        if missing.bpf_linker {
+            let found = linker.as_deref().unwrap_or("none");
+            println!("  missing  {:<58} {BPF_LINKER} from crates.io (found: {found})", "bpf-linker");
         }
+        missing.nextest = cargo_program("cargo-nextest").is_none();
+        if missing.nextest {
+            println!("  missing  {:<58} from crates.io", "cargo-nextest");
+        }
+        Ok(missing)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let missing = Missing::find()?;
+    if missing.is_empty() {
+        println!("setup: everything is there");
         return Ok(());
     }
-    if !missing.is_empty() {
-        install_packages(&missing)?;
+    if args.check {
+        bail!("something is missing: run `make setup`");
     }
-    if linker.as_deref() != Some(BPF_LINKER) {
+    if !missing.packages.is_empty() {
+        install_packages(&missing.packages)?;
+    }
+    if missing.bpf_linker {
         println!("installing bpf-linker {BPF_LINKER} against {LLVM_PREFIX} (under a minute)");
         run_cargo_install(&["bpf-linker", "--version", BPF_LINKER, "--no-default-features", "--features", "llvm-22"])?;
     }
-    if on_path("cargo-nextest").is_none() {
+    if missing.nextest {
         println!("installing cargo-nextest (a few minutes)");
         run_cargo_install(&["cargo-nextest"])?;
     }
@@ -150,15 +164,18 @@ impl Drop for NoServices {
 }
 
 fn bpf_linker_version() -> Option<String> {
-    let text = output(Command::new(on_path("bpf-linker").or_else(cargo_bin_bpf_linker)?).arg("--version")).ok()?;
+    let text = output(Command::new(cargo_program("bpf-linker")?).arg("--version")).ok()?;
     text.split_whitespace().nth(1).map(str::to_owned)
 }
 
 /// `~/.cargo/bin` need not be on the PATH of the shell that called make.
-fn cargo_bin_bpf_linker() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
-    Some(home.join("bin/bpf-linker")).filter(|path| path.is_file())
+fn cargo_program(program: &str) -> Option<PathBuf> {
+    let in_home = || {
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+        Some(home.join("bin").join(program)).filter(|path| path.is_file())
+    };
+    on_path(program).or_else(in_home)
 }
 
 /// The compiler that can build `core` for BPF: a rustup toolchain with rust-src, else Debian's.
@@ -166,9 +183,11 @@ fn cargo_bin_bpf_linker() -> Option<PathBuf> {
 fn compiler_with_source() -> Result<Option<String>> {
     if on_path("rustup").is_some() {
         for toolchain in output(Command::new("rustup").args(["toolchain", "list", "--quiet"]))?.lines() {
-            let sysroot = output(Command::new("rustc").arg(format!("+{toolchain}")).args(["--print", "sysroot"]))?;
+            // A toolchain that is broken is none that can build.
+            let sysroot = output(Command::new("rustc").arg(format!("+{toolchain}")).args(["--print", "sysroot"]));
+            let Ok(sysroot) = sysroot else { continue };
             if Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir() {
-                return Ok(Some(format!("rustup toolchain {toolchain}")));
+                return Ok(Some(format!("the rustup toolchain {toolchain}")));
             }
         }
     }

@@ -29,6 +29,10 @@ impl Skb {
     }
 }
 
+/// Headers are made of bytes and may lie anywhere; so placed, their addresses are copied word by word.
+#[repr(C, align(8))]
+struct Aligned<T>(T);
+
 impl Packet for Skb {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -74,16 +78,16 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn load<T: FromBytes + Copy>(&self, offset: u32) -> Result<T, AccessError> {
-        let mut value = MaybeUninit::<T>::uninit();
+        let mut value = Aligned(MaybeUninit::<T>::uninit());
         // SAFETY: the helper checks the bounds of the packet and writes exactly the size of the value.
         let failed = unsafe {
-            bpf_skb_load_bytes(self.0.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32)
+            bpf_skb_load_bytes(self.0.cast(), offset, value.0.as_mut_ptr().cast(), size_of::<T>() as u32)
         };
         if failed != 0 {
             return Err(AccessError::OutOfBounds);
         }
         // SAFETY: the helper has written every byte, and any bytes are a valid `T: FromBytes`.
-        Ok(unsafe { value.assume_init() })
+        Ok(unsafe { value.0.assume_init() })
     }
 
     #[inline(always)]

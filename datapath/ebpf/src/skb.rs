@@ -146,7 +146,7 @@ impl Packet for Skb {
 }
 
 /// Bytes that are summed at a time; they lie on the stack.
-const CHUNK: u32 = 64;
+const CHUNK: u32 = 32;
 
 impl Skb {
     /// Adds `len` bytes, at least one and at most a chunk, to a sum.

@@ -7,7 +7,7 @@
 //! Later fragments have no ports. They are tracked by addresses under the protocol number of the fragment header, which
 //! no whole packet has: so they are counted and aged, and never borrow or lend the state of a connection with ports.
 
-use abi::{Config, CtEntry, CtKey, DropReason, event::TraceReason};
+use abi::{CtEntry, CtKey, DropReason, event::TraceReason};
 use packet::{Ethernet, Family, Fragment, protocol, transport::tcp_flag};
 
 use crate::{Context, parse::Parsed, report::identity_of};
@@ -53,8 +53,15 @@ pub fn track<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, side: Side)
 /// Looks up a packet with a key of its own, updates or creates the entry.
 #[inline(always)]
 pub fn look_up<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> {
+    let config = cx.config();
     let seen = Seen {
         now: cx.now(),
+        tcp: config.ct_tcp,
+        syn: config.ct_syn,
+        close: config.ct_close,
+        any: config.ct_any,
+        interval: config.monitor_interval,
+        reported_flags: config.monitor_flags,
         bytes: cx.len().saturating_sub(Ethernet::LEN),
         tcp_flags: parsed.tcp_flags,
         is_tcp: parsed.protocol == protocol::TCP && !matches!(parsed.fragment, Fragment::Later),
@@ -94,14 +101,13 @@ fn miss<C: Context>(cx: &mut C, key: &mut CtKey, seen: &Seen, was_forward: bool)
         dst_identity: identity_of(cx, &key.dst),
         ..CtEntry::default()
     };
-    seen.start(&mut entry, &cx.config());
+    seen.start(&mut entry);
     cx.add_connection(key, &entry).map_err(|_| DropReason::CtMapInsertionFailed)?;
     Ok(Tracked { reason: TraceReason::New, report: true })
 }
 
 #[inline(always)]
 fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &Seen, is_forward: bool) -> Option<Tracked> {
-    let config = cx.config();
     cx.connection(key, |entry| {
         let is_stale = entry.expires <= seen.now;
         let reopens = seen.opens() && entry.flags & (CtEntry::TX_CLOSING | CtEntry::RX_CLOSING) != 0;
@@ -109,15 +115,21 @@ fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &Seen, is_forward: bool) ->
             // Nothing of it holds any more, not even who is behind the addresses: the caller makes a new entry.
             return None;
         }
-        let report = seen.continues(entry, &config, is_forward);
+        let report = seen.continues(entry, is_forward);
         let reason = if is_forward { TraceReason::Established } else { TraceReason::Reply };
         Some(Tracked { reason, report })
     })?
 }
 
-/// What conntrack looks at in a packet.
+/// What conntrack looks at in a packet, and in the constants: all of these would take a fifth of the stack.
 struct Seen {
     now: u64,
+    tcp: u64,
+    syn: u64,
+    close: u64,
+    any: u64,
+    interval: u64,
+    reported_flags: u8,
     bytes: u32,
     tcp_flags: u8,
     is_tcp: bool,
@@ -137,21 +149,21 @@ impl Seen {
 
     /// Fills the entry of a new connection.
     #[inline(always)]
-    fn start(&self, entry: &mut CtEntry, config: &Config) {
+    fn start(&self, entry: &mut CtEntry) {
         entry.packets = 1;
         entry.bytes = u64::from(self.bytes);
         entry.tx_report = self.now;
         entry.tx_flags = self.tcp_flags;
-        self.age(entry, config, true);
+        self.age(entry, true);
     }
 
     /// Counts a further packet; the answer is whether it is to be reported (§2.3): a TCP flag not seen before in this
     /// direction, FIN or RST, or nothing reported for an interval.
     #[inline(always)]
-    fn continues(&self, entry: &mut CtEntry, config: &Config, is_forward: bool) -> bool {
+    fn continues(&self, entry: &mut CtEntry, is_forward: bool) -> bool {
         entry.packets = entry.packets.wrapping_add(1);
         entry.bytes = entry.bytes.wrapping_add(u64::from(self.bytes));
-        self.age(entry, config, is_forward);
+        self.age(entry, is_forward);
         let (flags, last) = if is_forward {
             (&mut entry.tx_flags, &mut entry.tx_report)
         } else {
@@ -159,9 +171,9 @@ impl Seen {
         };
         let fresh = self.tcp_flags & !*flags;
         *flags |= self.tcp_flags;
-        let report = fresh & config.monitor_flags != 0
+        let report = fresh & self.reported_flags != 0
             || self.ends()
-            || self.now.wrapping_sub(*last) >= config.monitor_interval;
+            || self.now.wrapping_sub(*last) >= self.interval;
         if report {
             *last = self.now;
         }
@@ -170,9 +182,9 @@ impl Seen {
 
     /// Moves the TCP state on and sets the lifetime.
     #[inline(always)]
-    fn age(&self, entry: &mut CtEntry, config: &Config, is_forward: bool) {
+    fn age(&self, entry: &mut CtEntry, is_forward: bool) {
         let lifetime = if !self.is_tcp {
-            config.ct_any
+            self.any
         } else {
             if !self.opens() {
                 entry.flags |= CtEntry::SEEN_NON_SYN;
@@ -189,11 +201,11 @@ impl Seen {
             }
             let closing = entry.flags & (CtEntry::TX_CLOSING | CtEntry::RX_CLOSING);
             if closing == CtEntry::TX_CLOSING | CtEntry::RX_CLOSING {
-                config.ct_close
+                self.close
             } else if entry.flags & CtEntry::SEEN_NON_SYN != 0 {
-                config.ct_tcp
+                self.tcp
             } else {
-                config.ct_syn
+                self.syn
             }
         };
         entry.expires = self.now.saturating_add(lifetime);

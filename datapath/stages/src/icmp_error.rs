@@ -78,22 +78,28 @@ fn report_back<F: Family, C: Context>(cx: &mut C, parsed: &Parsed, problem: Prob
     if !F::IS_V6 {
         return Ok(Verdict::Stack);
     }
-    cx.answer(parsed, problem).map_err(|reason| Dropped { reason, direction: problem.direction })?;
+    let dropped = Dropped { reason: problem.reason, direction: problem.direction };
+    if !is_due(cx, parsed) {
+        return Err(dropped);
+    }
+    // What is answered is counted and reported here, while it still is the packet that is dropped.
+    cx.dropped(dropped);
+    cx.answer(parsed, problem).map_err(|reason| Dropped { reason, ..dropped })?;
     Ok(Verdict::Device { ifindex: cx.ifindex() })
 }
 
-/// Turns the packet into a message to its sender, or tells why not. What is answered is counted and reported as
-/// dropped here, while it still is the packet that is dropped.
+/// Turns the packet into a message to its sender.
 #[inline(always)]
 pub fn answer<C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Result<(), DropReason> {
-    let first: u8 = cx.load(Ethernet::ADDRESSES).map_err(access)?;
-    if !deserves_answer(first, parsed) || !LIMIT.take(cx) {
-        return Err(problem.reason);
-    }
-    cx.dropped(Dropped { reason: problem.reason, direction: problem.direction });
     write(cx, parsed, problem)?;
     cx.set_mark(abi::mark::DONE);
     Ok(())
+}
+
+/// Whether a message about the packet may be sent, now.
+#[inline(never)]
+fn is_due<C: Context>(cx: &mut C, parsed: &Parsed) -> bool {
+    cx.load(Ethernet::ADDRESSES).is_ok_and(|first| deserves_answer(first, parsed)) && LIMIT.take(cx)
 }
 
 /// RFC 4443 §2.4 e: never about an error or a redirect, nor about what went to many or came from nobody in particular.

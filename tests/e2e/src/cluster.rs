@@ -43,7 +43,15 @@ impl Lab {
     /// # Errors
     /// What the commands print.
     pub fn up_with_seta(&self) -> Result<()> {
-        self.ok("seta lab up")?;
+        self.up_with_seta_on(2)
+    }
+
+    /// The same with so many nodes.
+    ///
+    /// # Errors
+    /// What the commands print.
+    pub fn up_with_seta_on(&self, nodes: u32) -> Result<()> {
+        self.ok(&format!("seta lab up --nodes {nodes}"))?;
         self.ok(INSTALL)?;
         self.ok("seta status --wait")?;
         Ok(())

@@ -62,7 +62,7 @@ impl Lab {
             .env("KUBECONFIG", self.directory.path().join("kubeconfig"))
             // kubectl's discovery cache must not survive from one lab to the next.
             .env("KUBECACHEDIR", self.directory.path().join("cache"))
-            .env("SETA_LAB", &self.cluster)
+            .env("SETA_LAB_NAME", &self.cluster)
             .stdin(Stdio::null());
         command
     }
@@ -70,16 +70,7 @@ impl Lab {
     /// The script as it runs in this lab.
     #[must_use]
     pub fn localised(&self, script: &str) -> String {
-        if self.cluster == "kind" {
-            return script.to_owned();
-        }
-        script
-            .replace("kind-", &format!("{}-", self.cluster))
-            .replace("seta lab up", &format!("seta lab up --name {}", self.cluster))
-            .replace("seta lab down", &format!("seta lab down --name {}", self.cluster))
-            .replace("seta lab exec", &format!("seta lab exec --name {}", self.cluster))
-            .replace("seta lab status", &format!("seta lab status --name {}", self.cluster))
-            .replace("seta lab logs", &format!("seta lab logs --name {}", self.cluster))
+        script.replace("kind-", &format!("{}-", self.cluster))
     }
 
     /// Run a script to its end.

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use seta_e2e::client;
 
-/// Every kubectl on the machine: the one on the PATH, and those beside it with a version in the name.
+/// Every kubectl on the machine: the one on the PATH, those beside it with a version in the name, and those that
+/// `SETA_TEST_KUBECTL` names, separated by colons.
 fn versions() -> Result<Vec<PathBuf>> {
     let path = std::env::var_os("PATH").context("no PATH")?;
-    let mut found: Vec<PathBuf> = Vec::new();
+    let more = std::env::var_os("SETA_TEST_KUBECTL").unwrap_or_default();
+    let mut found: Vec<PathBuf> = std::env::split_paths(&more).filter(|path| !path.as_os_str().is_empty()).collect();
     for directory in std::env::split_paths(&path) {
         // A kubectl on the PATH may be a link to where its other versions are.
         let Ok(kubectl) = directory.join("kubectl").canonicalize() else { continue };
@@ -31,6 +33,7 @@ fn every_kubectl_creates_reads_patches_executes_and_deletes() -> Result<()> {
     let Some(lab) = common::lab("t-kubectl")? else { return Ok(()) };
     lab.up_with_seta()?;
     for kubectl in versions()? {
+        println!("with {}", kubectl.display());
         let kubectl = kubectl.display();
         lab.apply(&client("talk", "kind-worker"))?;
         lab.ok("kubectl wait --for=condition=Ready pod/talk --timeout=60s")?;

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use seta_e2e::{client, server};
 
 #[test]
@@ -37,6 +37,18 @@ fn every_pair_that_should_talk_talks() -> Result<()> {
     ] {
         ensure!(lab.ok(&script)?.contains(" 0% packet loss"), "{what}: {script}");
     }
+    // The world: nothing is masqueraded yet, so packets arrive there with the pod's own address, to which the world
+    // knows no way back.
+    let outside = lab.ok("seta lab exec outside -- ip -6 -o address show scope global")?;
+    let outside = outside.split([' ', '/']).find(|word| word.starts_with("2001:db8:1:")).context("the outside host has no address")?;
+    let script = ping("seta lab exec kind-worker --", outside);
+    ensure!(lab.ok(&script)?.contains(" 0% packet loss"), "node to the world: {script}");
+    let client = lab.address("client")?;
+    let seen = lab.ok(&format!(
+        "kubectl exec client -- ping -6 -c 50 -i 0.1 -w 5 {outside} > /dev/null & \
+         seta lab exec outside -- timeout 10 tcpdump -lni any -c 1 'icmp6 and ip6[40] == 128 and src {client}'"
+    ))?;
+    ensure!(seen.contains(&format!("{client} > {outside}")), "pod to the world:\n{seen}");
     // Hop limit 1 ends at the router, which says so.
     let text = lab.run(&ping("kubectl exec client --", &format!("-t 1 {far}")))?.text;
     ensure!(text.contains("Time exceeded"), "no time exceeded from the router:\n{text}");

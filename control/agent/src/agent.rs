@@ -16,9 +16,9 @@ use crate::changes::Changes;
 use crate::controllers::Controllers;
 use crate::endpoints::Endpoints;
 use crate::events::Events;
+use crate::fresh::Fresh;
 use crate::kernel::Kernel;
 use crate::registry::Registry;
-use crate::spares::Spares;
 use crate::view::SharedView;
 
 /// How watches are, by kind.
@@ -42,8 +42,8 @@ pub(crate) struct Agent {
     pub(crate) netlink: Netlink,
     /// Programs and tables.
     pub(crate) datapath: Arc<Datapath>,
-    /// Links of pods to come.
-    pub(crate) spares: Arc<Spares>,
+    /// Pods whose links are not made yet.
+    pub(crate) fresh: Arc<Fresh>,
     /// Events of the datapath.
     pub(crate) events: Events,
     /// Background work.

@@ -10,7 +10,7 @@ use k8s::Cluster;
 use loader::ConntrackGc;
 use netlink::{Monitor, MonitorEvent};
 use tokio::net::UnixListener;
-use tokio::sync::{Mutex, OnceCell, watch};
+use tokio::sync::{Mutex, watch};
 
 use crate::agent::Agent;
 use crate::cluster::Feed;
@@ -18,7 +18,6 @@ use crate::follow::Follower;
 use crate::kernel::POD_PREFIX;
 use crate::node::Publisher;
 use crate::reconcile::Reconciler;
-use crate::spares::Spares;
 use crate::tasks::Tasks;
 use crate::{RECONCILE, cniconf, health, queue, rest};
 
@@ -30,7 +29,7 @@ pub(crate) const MARK_READY: &str = "mark-node-ready";
 /// Everything is compared with the kernel and the API server anew this often, even when nothing seems to change.
 const RESYNC: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(15);
-const SPARES_PERIOD: Duration = Duration::from_secs(1);
+const LINKS_PERIOD: Duration = Duration::from_millis(500);
 const REPLAY_PERIOD: Duration = Duration::from_secs(10);
 const CONNTRACK_PERIOD: Duration = Duration::from_secs(30);
 /// The condition and the configuration file are looked after this often.
@@ -76,20 +75,15 @@ pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, 
             Ok(())
         }
     });
-    let (own, cleared) = (Arc::clone(agent), Arc::new(OnceCell::new()));
-    tasks.every("prepare-links", SPARES_PERIOD, move || {
-        let (agent, cleared) = (Arc::clone(&own), Arc::clone(&cleared));
-        async move {
-            // Nothing that can wait may hold up the start.
-            if agent.ready().is_none() {
-                return Ok(());
-            }
-            cleared.get_or_try_init(|| Spares::clear(&agent.netlink)).await?;
-            Ok(agent
-                .spares
-                .refill(&agent.netlink, &agent.datapath, agent.mtu)
-                .await?)
-        }
+    let own = Arc::clone(agent);
+    tasks.every("make-links", LINKS_PERIOD, move || {
+        let agent = Arc::clone(&own);
+        async move { agent.fresh.settle(&agent.datapath).await }
+    });
+    let own = Arc::clone(agent);
+    tasks.follow("finish-deletes", agent.endpoints.retired(), SWEEP, move |_| {
+        let agent = Arc::clone(&own);
+        async move { Ok(agent.endpoints.finish().await?) }
     });
     let own = Arc::clone(agent);
     tasks.every(REPLAY, REPLAY_PERIOD, move || {

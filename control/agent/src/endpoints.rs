@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use api::cni::{Attachment, code};
 use model::addr::{Family, to_abi};
 use model::{Endpoint, EndpointId, EndpointState, Identity, LabelFilter};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 
 use crate::changes::Changes;
 use crate::kernel::{Kernel, KernelError, POD_PREFIX};
@@ -26,6 +26,8 @@ pub(crate) use state::{StateError, Store, load};
 
 /// ADDs that run at once; each takes the kernel's routing lock several times, more would only wait there.
 const PARALLEL_ADDS: usize = 8;
+/// How long a DEL waits for the ADD of the same name. The plugin gives up after 30 s.
+const ADD_PATIENCE: Duration = Duration::from_secs(20);
 /// How long an address rests after its pod is gone.
 pub(crate) const COOL_DOWN: Duration = Duration::from_secs(30);
 
@@ -55,6 +57,9 @@ pub(crate) enum CniError {
     /// ADD found a device of that name inside the sandbox or on the node.
     #[error("the interface exists already")]
     DeviceExists(#[source] KernelError),
+    /// DEL while ADD does not end.
+    #[error("container {} is still being given interface {}", .0.container_id, .0.ifname)]
+    Busy(Attachment),
     /// The agent stops.
     #[error("the agent is stopping")]
     Stopping,
@@ -89,7 +94,7 @@ impl CniError {
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::Exists(_) | Self::DeviceExists(_) => code::EXISTS,
-            Self::Stopping | Self::NoRouter(_) => code::TRY_AGAIN,
+            Self::Stopping | Self::Busy(_) | Self::NoRouter(_) => code::TRY_AGAIN,
             Self::Address(_) | Self::Number(_) => code::NO_ADDRESS,
             Self::Kernel {
                 source: KernelError::Netns(_),
@@ -115,7 +120,12 @@ pub(crate) struct Endpoints {
     tables: AsyncMutex<()>,
     /// Held while the state file is written.
     file: AsyncMutex<()>,
+    /// Held while an endpoint is taken away.
+    ending: AsyncMutex<()>,
+    /// Told at the end of every ADD.
+    added: Notify,
     changed: Changes,
+    retired: Changes,
 }
 
 impl Endpoints {
@@ -137,7 +147,10 @@ impl Endpoints {
             adds: Semaphore::new(PARALLEL_ADDS),
             tables: AsyncMutex::new(()),
             file: AsyncMutex::new(()),
+            ending: AsyncMutex::new(()),
+            added: Notify::new(),
             changed,
+            retired: Changes::default(),
         }
     }
 
@@ -159,7 +172,7 @@ impl Endpoints {
 
     /// DEL: succeeds whether there is something to delete or not.
     pub(crate) async fn delete(&self, attachment: &Attachment) -> Result<(), CniError> {
-        let Some(endpoint) = self.store().find(attachment) else {
+        let Some(endpoint) = self.settled(attachment).await? else {
             // An ADD of an agent that lost its state may have left the link.
             let stray = add::host_device(attachment);
             let deleted = self.kernel.delete_link(&stray).await;
@@ -169,7 +182,57 @@ impl Endpoints {
             });
         };
         tracing::info!(endpoint = %endpoint.id, pod = %endpoint.pod, "DEL");
-        self.tear_down(&endpoint).await
+        self.retire(&endpoint).await
+    }
+
+    /// The endpoint of an attachment, once no ADD works on it any more: what is being made cannot be taken away.
+    async fn settled(&self, attachment: &Attachment) -> Result<Option<Endpoint>, CniError> {
+        let settled = async {
+            loop {
+                let added = self.added.notified();
+                tokio::pin!(added);
+                added.as_mut().enable();
+                match self.store().find(attachment) {
+                    Some(endpoint) if endpoint.state == EndpointState::Creating => {}
+                    other => return other,
+                }
+                added.await;
+            }
+        };
+        let waited = tokio::time::timeout(ADD_PATIENCE, settled).await;
+        waited.map_err(|_| CniError::Busy(attachment.clone()))
+    }
+
+    /// Ends the traffic of an endpoint: without entries in the tables, packets from and to it are dropped. Its link
+    /// goes with [`Endpoints::finish`], as deleting one takes the kernel tens of milliseconds; until then its addresses
+    /// are not free.
+    async fn retire(&self, endpoint: &Endpoint) -> Result<(), CniError> {
+        self.store().change(endpoint.id, |endpoint| {
+            endpoint.state = EndpointState::Disconnecting;
+        });
+        self.remove_entries(endpoint).await?;
+        self.persist().await?;
+        self.changed.touch();
+        self.retired.touch();
+        Ok(())
+    }
+
+    /// Told of endpoints that [`Endpoints::finish`] has to take away.
+    pub(crate) fn retired(&self) -> &Changes {
+        &self.retired
+    }
+
+    /// Takes away what DEL has left. Goes on after a failure and reports the first.
+    pub(crate) async fn finish(&self) -> Result<(), CniError> {
+        let mut outcome = Ok(());
+        let endpoints = self.store().all();
+        for endpoint in endpoints
+            .iter()
+            .filter(|endpoint| endpoint.state == EndpointState::Disconnecting)
+        {
+            outcome = outcome.and(self.tear_down(endpoint).await);
+        }
+        outcome
     }
 
     /// GC: deletes every endpoint that is not listed, and every pod link that belongs to none. Goes on after a
@@ -251,37 +314,51 @@ impl Endpoints {
 
     /// Takes an endpoint away, however much of it there is. On failure it stays known, so that it can be tried again.
     pub(crate) async fn tear_down(&self, endpoint: &Endpoint) -> Result<(), CniError> {
-        self.store().change(endpoint.id, |endpoint| {
-            endpoint.state = EndpointState::Disconnecting;
-        });
+        let _one = self.ending.lock().await;
+        {
+            // Somebody else may have done it while we waited, and number and name may be another pod's by now.
+            let mut store = self.store();
+            if store.get(endpoint.id).map(Endpoint::owner) != Some(endpoint.owner()) {
+                return Ok(());
+            }
+            store.change(endpoint.id, |endpoint| {
+                endpoint.state = EndpointState::Disconnecting;
+            });
+        }
+        self.remove_entries(endpoint).await?;
         let step = |step| move |source| CniError::Kernel { step, source };
-        // The link first: with it goes all traffic, and nothing below can be missed by a packet.
         self.kernel
             .delete_link(&endpoint.host_ifname)
             .await
             .map_err(step("deleting the link of"))?;
-        {
-            let _tables = self.tables.lock().await;
-            if endpoint.host_ifindex != 0 {
-                self.kernel
-                    .detach_pod(endpoint.host_ifindex)
-                    .map_err(step("detaching the programs of"))?;
-                self.kernel
-                    .remove_device(endpoint.host_ifindex)
-                    .map_err(step("removing the device entry of"))?;
-            }
-            for addr in &endpoint.addresses {
-                self.kernel
-                    .remove_endpoint(to_abi(*addr))
-                    .map_err(step("removing the endpoint entry of"))?;
-                self.kernel
-                    .remove_peer(to_abi(*addr))
-                    .map_err(step("removing the identity entry of"))?;
-            }
+        if endpoint.host_ifindex != 0 {
+            self.kernel
+                .detach_pod(endpoint.host_ifindex)
+                .map_err(step("detaching the programs of"))?;
         }
         self.store().remove(endpoint.id, now());
         self.changed.touch();
         self.persist().await?;
+        Ok(())
+    }
+
+    /// Removes what the tables know of an endpoint. The programs then drop what still comes from it.
+    async fn remove_entries(&self, endpoint: &Endpoint) -> Result<(), CniError> {
+        let step = |step| move |source| CniError::Kernel { step, source };
+        let _tables = self.tables.lock().await;
+        if endpoint.host_ifindex != 0 {
+            self.kernel
+                .remove_device(endpoint.host_ifindex)
+                .map_err(step("removing the device entry of"))?;
+        }
+        for addr in &endpoint.addresses {
+            self.kernel
+                .remove_endpoint(to_abi(*addr))
+                .map_err(step("removing the endpoint entry of"))?;
+            self.kernel
+                .remove_peer(to_abi(*addr))
+                .map_err(step("removing the identity entry of"))?;
+        }
         Ok(())
     }
 

@@ -1,10 +1,11 @@
-//! Files that outlive a crash: written beside, flushed, renamed.
+//! Files that outlive the agent: written beside and renamed. They are not flushed to the disk, as all that they tell of
+//! (pods, links, addresses) does not outlive the machine either, and a reader never takes half a file for a whole.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-/// Replaces `path` with `content` so that a reader, or the agent after a power cut, sees the old or the new whole.
+/// Replaces `path` with `content` so that a reader, or the next agent, sees the old or the new whole.
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path
         .parent()
@@ -23,15 +24,11 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         // The error that matters is the first one.
         let _ = fs::remove_file(&partial);
     }
-    written?;
-    // The rename is only durable once the directory is.
-    File::open(directory)?.sync_all()
+    written
 }
 
 fn replace(partial: &Path, content: &[u8], path: &Path) -> io::Result<()> {
-    let mut file = File::create(partial)?;
-    file.write_all(content)?;
-    file.sync_all()?;
+    fs::write(partial, content)?;
     fs::rename(partial, path)
 }
 

@@ -7,6 +7,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse as _;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
@@ -38,8 +39,10 @@ pub(crate) async fn serve_health(agent: Arc<Agent>, port: u16) -> anyhow::Result
 /// Serves `/metrics`.
 pub(crate) async fn serve_metrics(agent: Arc<Agent>, address: SocketAddr) -> anyhow::Result<()> {
     let collect = async move || {
-        let text = metrics::text(&metrics::collect(&agent));
-        ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+        match metrics::text(metrics::collect(&agent)) {
+            Ok(text) => ([(CONTENT_TYPE, metrics::TEXT)], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
     };
     let listener = TcpListener::bind(address)
         .await

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use loader::{AttachError, Datapath, TableError};
 use netlink::{Netlink, NetlinkError, Netns, NetnsError, PodDevices, PodError, PodNetwork, Sysctls};
 
-use crate::spares::{self, Spares};
+use crate::fresh::Fresh;
 
 /// Host-side devices of pods begin with this.
 pub(crate) const POD_PREFIX: &str = "lxc";
@@ -59,8 +59,12 @@ pub(crate) trait Kernel: Send + Sync + 'static {
     fn pod_links(&self) -> BoxFuture<'_, Answer<BTreeMap<String, u32>>>;
     /// Addresses of a device inside a namespace, without link-local ones.
     fn pod_addresses<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Vec<IpAddr>>>;
+    /// Puts the programs of a pod on its new host-side device without waiting; [`Kernel::attach_pod`] follows.
+    fn attach_pod_at_once(&self, ifindex: u32) -> Answer<()>;
     /// Attaches the programs of a pod to its host-side device.
     fn attach_pod(&self, ifindex: u32) -> Answer<()>;
+    /// The same, if it was left to be done later.
+    fn attach_fresh(&self, ifindex: u32) -> Answer<()>;
     /// Attaches the programs of a device that leads out of the node.
     fn attach_native(&self, ifindex: u32) -> Answer<()>;
     /// Attaches the program of `cilium_host`.
@@ -97,8 +101,11 @@ pub(crate) struct Linux {
     pub(crate) sysctls: Sysctls,
     /// Programs and tables.
     pub(crate) datapath: Arc<Datapath>,
-    /// Links of pods to come.
-    pub(crate) spares: Arc<Spares>,
+    /// A connection of its own for deletes: the kernel takes tens of milliseconds for one, and handles the requests
+    /// of a connection one after the other.
+    pub(crate) remover: Netlink,
+    /// Pods whose links are not made yet.
+    pub(crate) fresh: Arc<Fresh>,
 }
 
 impl Kernel for Linux {
@@ -106,23 +113,18 @@ impl Kernel for Linux {
         Box::pin(async move {
             let netns = Netns::open(netns)?;
             let Self { netlink, sysctls, .. } = self;
-            let made = match self.spares.take() {
-                Some(spare) => netlink::configure_pod_with(spare, netlink, &netns, sysctls, want).await,
-                None => netlink::configure_pod(netlink, &netns, sysctls, want).await,
-            };
-            Ok(made?)
+            Ok(netlink::configure_pod(netlink, &netns, sysctls, want).await?)
         })
     }
 
     fn delete_link<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Answer<bool>> {
-        Box::pin(async move { Ok(self.netlink.delete_link(name).await?) })
+        Box::pin(async move { Ok(self.remover.delete_link(name).await?) })
     }
 
     fn pod_links(&self) -> BoxFuture<'_, Answer<BTreeMap<String, u32>>> {
         Box::pin(async move {
             let links = self.netlink.links().await?.into_iter();
-            let of_pods = links
-                .filter(|link| link.name.starts_with(POD_PREFIX) && !link.name.starts_with(spares::PREFIX));
+            let of_pods = links.filter(|link| link.name.starts_with(POD_PREFIX));
             Ok(of_pods.map(|link| (link.name, link.index)).collect())
         })
     }
@@ -139,8 +141,22 @@ impl Kernel for Linux {
         })
     }
 
+    fn attach_pod_at_once(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.attach_pod_at_once(ifindex)?;
+        self.fresh.insert(ifindex);
+        Ok(())
+    }
+
     fn attach_pod(&self, ifindex: u32) -> Answer<()> {
         self.datapath.attach_pod(ifindex)?;
+        self.fresh.remove(ifindex);
+        Ok(())
+    }
+
+    fn attach_fresh(&self, ifindex: u32) -> Answer<()> {
+        if self.fresh.contains(ifindex) {
+            self.attach_pod(ifindex)?;
+        }
         Ok(())
     }
 
@@ -155,6 +171,7 @@ impl Kernel for Linux {
     }
 
     fn detach_pod(&self, ifindex: u32) -> Answer<()> {
+        self.fresh.remove(ifindex);
         self.datapath.detach(ifindex)?;
         Ok(())
     }

@@ -24,6 +24,7 @@ mod endpoints;
 mod events;
 mod files;
 mod follow;
+mod fresh;
 mod health;
 mod host;
 mod kernel;
@@ -33,7 +34,6 @@ mod queue;
 mod reconcile;
 mod registry;
 mod rest;
-mod spares;
 mod startup;
 mod tasks;
 mod view;
@@ -56,6 +56,8 @@ use tasks::Tasks;
 const RECONCILE: &str = "reconcile";
 /// How long background tasks get to end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Threads of the runtime; on machines with many cores the default would be as many.
+const WORKERS: usize = 2;
 /// `EX_USAGE` of sysexits(3): the configuration cannot be used, starting again will not help.
 const EX_USAGE: u8 = 64;
 
@@ -106,6 +108,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        // It waits more than it computes, and every thread costs memory.
+        .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("starting the runtime")?;
@@ -145,9 +149,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Structured lines on standard error; `RUST_LOG` narrows or widens them.
 fn start_logging(debug: bool) {
     let default = if debug {
-        "debug,aya=info,aya_obj=info,kube=info,hyper=info,rustls=info,tower=info"
+        "debug,kube_client=off,aya=info,aya_obj=info,kube=info,hyper=info,rustls=info,tower=info"
     } else {
-        "info"
+        // kube_client tells every failed request as an error of its own; ours say what they mean for the node.
+        "info,kube_client=off"
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt()

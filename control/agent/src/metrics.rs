@@ -2,19 +2,26 @@
 //! format for scrapers.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt;
 
 use api::objects::Metric;
 use model::addr::Family;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
 
 use crate::agent::{Agent, VERSION};
 
 /// What a metric is, for scrapers.
 struct Description {
     name: &'static str,
-    kind: &'static str,
+    kind: MetricType,
     help: &'static str,
 }
+
+/// What the text format adds to the name of a counter by itself.
+const TOTAL: &str = "_total";
 
 const DESCRIPTIONS: &[Description] = &[
     gauge("cilium_version", "Version of the agent"),
@@ -80,7 +87,7 @@ const DESCRIPTIONS: &[Description] = &[
 const fn gauge(name: &'static str, help: &'static str) -> Description {
     Description {
         name,
-        kind: "gauge",
+        kind: MetricType::Gauge,
         help,
     }
 }
@@ -88,13 +95,13 @@ const fn gauge(name: &'static str, help: &'static str) -> Description {
 const fn counter(name: &'static str, help: &'static str) -> Description {
     Description {
         name,
-        kind: "counter",
+        kind: MetricType::Counter,
         help,
     }
 }
 
 /// Samples being collected.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Samples(Vec<Metric>);
 
 impl Samples {
@@ -244,38 +251,52 @@ fn background(agent: &Agent, samples: &mut Samples) {
     samples.add("cilium_controllers_failing", &[], failing as f64);
 }
 
-/// Prometheus' text format, version 0.0.4.
-#[must_use]
-pub(crate) fn text(samples: &[Metric]) -> String {
+/// The content type of [`text`].
+pub(crate) const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The text format that Prometheus reads.
+///
+/// # Errors
+/// When a sample cannot be written as text.
+pub(crate) fn text(samples: Vec<Metric>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Samples(samples)));
     let mut text = String::new();
-    // Writing into a string does not fail.
-    for Description { name, kind, help } in DESCRIPTIONS {
-        let mut of_name = samples.iter().filter(|sample| sample.name == *name).peekable();
-        if of_name.peek().is_some() {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        }
-        for sample in of_name {
-            let labels = sample
-                .labels
-                .iter()
-                .map(|(key, value)| format!("{key}=\"{}\"", escape(value)));
-            let labels = labels.collect::<Vec<_>>().join(",");
-            let labels = if labels.is_empty() {
-                labels
-            } else {
-                format!("{{{labels}}}")
-            };
-            let _ = writeln!(text, "{name}{labels} {}", sample.value);
-        }
-    }
-    text
+    text::encode(&mut text, &registry)?;
+    Ok(text)
 }
 
-fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+impl Collector for Samples {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        for Description { name, kind, help } in DESCRIPTIONS {
+            let mut of_name = self.0.iter().filter(|sample| sample.name == *name).peekable();
+            if of_name.peek().is_none() {
+                continue;
+            }
+            let base = name.strip_suffix(TOTAL).unwrap_or(name);
+            let mut metric = encoder.encode_descriptor(base, help, None, *kind)?;
+            for sample in of_name {
+                if sample.labels.is_empty() {
+                    value(&mut metric, *kind, sample.value)?;
+                } else {
+                    let labels: Vec<(&str, &str)> = sample
+                        .labels
+                        .iter()
+                        .map(|(key, value)| (key.as_str(), value.as_str()))
+                        .collect();
+                    value(&mut metric.encode_family(&labels)?, *kind, sample.value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn value(metric: &mut MetricEncoder<'_>, kind: MetricType, value: f64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => metric.encode_counter::<NoLabelSet, _, f64>(&value, None),
+        _ => metric.encode_gauge(&value),
+    }
 }
 
 /// As Cilium spells it in metrics and tables.
@@ -311,22 +332,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_format_groups_and_escapes() {
-        let sample = |name: &str, labels: &[(&str, &str)], value| {
-            let mut samples = Samples::default();
-            samples.add(name, labels, value);
-            samples.0.remove(0)
-        };
-        let text = text(&[
-            sample("cilium_forward_count_total", &[("direction", "EGRESS")], 2.0),
-            sample("cilium_version", &[("version", "a\"b\\c\nd")], 1.0),
-        ]);
-        assert_eq!(
-            text,
-            "# HELP cilium_version Version of the agent\n# TYPE cilium_version gauge\n\
-             cilium_version{version=\"a\\\"b\\\\c\\nd\"} 1\n\
-             # HELP cilium_forward_count_total Total forwarded packets, tagged by ingress/egress direction\n\
-             # TYPE cilium_forward_count_total counter\ncilium_forward_count_total{direction=\"EGRESS\"} 2\n"
-        );
+    fn the_text_has_names_labels_and_values() {
+        let mut samples = Samples::default();
+        samples.add("cilium_forward_count_total", &[("direction", "EGRESS")], 2.0);
+        samples.add("cilium_version", &[("version", "a\"b\\c")], 1.0);
+        samples.add("cilium_identity", &[], 3.0);
+        let text = text(samples.0).expect("text");
+        for line in [
+            "# TYPE cilium_version gauge",
+            "cilium_version{version=\"a\\\"b\\\\c\"} 1.0",
+            "# TYPE cilium_forward_count counter",
+            "cilium_forward_count_total{direction=\"EGRESS\"} 2.0",
+            "cilium_identity 3.0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_counter_ends_in_total() {
+        for Description { name, kind, .. } in DESCRIPTIONS {
+            let counter = matches!(kind, MetricType::Counter);
+            assert_eq!(name.ends_with(TOTAL), counter, "{name}");
+        }
     }
 }

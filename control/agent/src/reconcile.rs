@@ -142,7 +142,9 @@ impl Reconciler {
         let view = self.view.lock();
         let store = self.endpoints.store();
         let want = desired::desired(local, store.iter(), view.nodes.values(), view.endpoints.values());
-        let pods = store.iter().filter(|endpoint| endpoint.host_ifindex != 0);
+        let pods = store
+            .iter()
+            .filter(|endpoint| endpoint.host_ifindex != 0 && endpoint.state != EndpointState::Disconnecting);
         let devices = pods
             .filter_map(|endpoint| Some((endpoint.host_ifindex, to_abi(*endpoint.addresses.first()?))))
             .collect();

@@ -24,10 +24,10 @@ use crate::controllers::Controllers;
 use crate::endpoints::{Endpoints, Settings, Store, load, now};
 use crate::events::Events;
 use crate::follow::Follower;
+use crate::fresh::Fresh;
 use crate::kernel::{Kernel, Linux};
 use crate::reconcile::Reconciler;
 use crate::registry::{Alone, Kubernetes, Registry};
-use crate::spares::Spares;
 use crate::tasks::Tasks;
 use crate::view::SharedView;
 use crate::{Args, cniconf, host, node, queue, rest};
@@ -68,12 +68,13 @@ pub(crate) async fn start(
     let mtu = host::mtu(config.mtu, &natives);
     let router = host::ensure_router(&netlink, &sysctls, store.routers(), mtu).await?;
     let datapath = Arc::new(open(&args.bpffs, &config, &store, router.index).await?);
-    let spares = Arc::new(Spares::default());
+    let fresh = Arc::new(Fresh::default());
     let kernel: Arc<dyn Kernel> = Arc::new(Linux {
         netlink: netlink.clone(),
         sysctls,
         datapath: Arc::clone(&datapath),
-        spares: Arc::clone(&spares),
+        remover: Netlink::open().context("talking to the kernel")?,
+        fresh: Arc::clone(&fresh),
     });
 
     let (view, changes) = (SharedView::default(), Changes::default());
@@ -134,7 +135,7 @@ pub(crate) async fn start(
         kernel,
         netlink,
         datapath,
-        spares,
+        fresh,
         events: Events::default(),
         controllers,
         registry: Arc::clone(&registry),

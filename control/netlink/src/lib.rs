@@ -18,7 +18,6 @@ mod netns;
 mod plan;
 mod pod;
 mod route;
-mod spare;
 mod sysctl;
 
 pub use address::Address;
@@ -31,5 +30,4 @@ pub use netns::{Netns, NetnsError};
 pub use plan::{RouteChange, default_devices, plan_routes};
 pub use pod::{PodDevices, PodError, PodNetwork, configure_pod};
 pub use route::{PROTOCOL, Route, TABLE_MAIN};
-pub use spare::{Spare, configure_pod_with};
 pub use sysctl::{SysctlError, Sysctls};

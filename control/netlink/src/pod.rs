@@ -98,7 +98,7 @@ pub async fn configure_pod(
     }
 }
 
-pub(crate) async fn configure(
+async fn configure(
     host: &Netlink,
     netns: &Netns,
     sysctls: &Sysctls,

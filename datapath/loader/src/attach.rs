@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact, qdisc_detach_program,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
@@ -178,6 +180,50 @@ impl Programs {
             Ok(Attached::New)
         });
         attached.unwrap_or_else(|| Err(failed(ProgramError::NotLoaded)))
+    }
+
+    /// Puts a program on a device as a filter of a clsact qdisc, which the kernel does without waiting, unlike for a
+    /// link. The filter belongs to the device, and whatever a link decides goes before it.
+    pub(crate) fn filter(
+        &self,
+        program: &'static str,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<(), AttachError> {
+        let failed = |source: Cause| AttachError::Attach { program, ifindex, source };
+        let name = device_name(ifindex)?;
+        // It may be there: of a first try, or of the other direction.
+        let _ = qdisc_add_clsact(&name);
+        let attached = self.with(program, |classifier| {
+            let options = TcAttachOptions::Netlink(NlOptions::default());
+            let link = classifier
+                .attach_with_options(&name, tc_type(direction), options)
+                .and_then(|link| classifier.take_link(link))?;
+            // Dropping it would take the filter off, and pods outlive this process. It owns nothing else.
+            std::mem::forget(link);
+            Ok(())
+        });
+        attached
+            .unwrap_or(Err(ProgramError::NotLoaded))
+            .map_err(|error| failed(error.into()))
+    }
+
+    /// Takes the filters of a program off a device; there need not be any.
+    pub(crate) fn unfilter(
+        &self,
+        program: &'static str,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<(), AttachError> {
+        match qdisc_detach_program(&device_name(ifindex)?, tc_type(direction), program) {
+            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(AttachError::Attach {
+                program,
+                ifindex,
+                source: ProgramError::from(error).into(),
+            }),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Takes our programs off a device. Returns how many were on it.

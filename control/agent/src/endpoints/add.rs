@@ -19,8 +19,24 @@ impl Endpoints {
     /// ADD. When it fails, nothing of it is left.
     pub(crate) async fn add(&self, request: &AddRequest) -> Result<AddResponse, CniError> {
         let _turn = self.adds.acquire().await.map_err(|_| CniError::Stopping)?;
+        let before = self.store().find(&request.attachment);
+        // The same name again before the link of the last one is gone.
+        if let Some(before) = before.filter(|before| before.state == EndpointState::Disconnecting) {
+            self.tear_down(&before).await?;
+        }
         let endpoint = self.reserve(request)?;
-        match self.build(endpoint.clone()).await {
+        let built = self.build(endpoint.clone()).await;
+        let answer = self.built(endpoint, built).await;
+        self.added.notify_waiters();
+        answer
+    }
+
+    async fn built(
+        &self,
+        endpoint: Endpoint,
+        built: Result<Endpoint, CniError>,
+    ) -> Result<AddResponse, CniError> {
+        match built {
             Ok(done) => {
                 tracing::info!(endpoint = %done.id, pod = %done.pod, identity = %done.identity, "ADD");
                 Ok(self.response(&done))
@@ -28,10 +44,10 @@ impl Endpoints {
             Err(error) => {
                 // What the link got its index for is known only now.
                 let made = self.store().get(endpoint.id).cloned().unwrap_or(endpoint);
-                tracing::warn!(endpoint = %made.id, pod = %made.pod, %error, "ADD failed, undone");
+                tracing::warn!(endpoint = %made.id, pod = %made.pod, error = chain(&error), "ADD failed, undone");
                 if let Err(undo) = self.tear_down(&made).await {
                     // It stays known as disconnecting; the sweep tries again.
-                    tracing::warn!(endpoint = %made.id, error = %undo, "undoing ADD failed");
+                    tracing::warn!(endpoint = %made.id, error = chain(&undo), "undoing ADD failed");
                 }
                 Err(error)
             }
@@ -149,7 +165,7 @@ impl Endpoints {
                     .map_err(step("writing the identity entry of"))?;
             }
             self.kernel
-                .attach_pod(made.host_index)
+                .attach_pod_at_once(made.host_index)
                 .map_err(step("attaching programs to"))?;
         }
         let attached = began.elapsed();
@@ -250,6 +266,12 @@ pub(super) fn host_device(attachment: &Attachment) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{POD_PREFIX}{:012x}", hash & 0xffff_ffff_ffff)
+}
+
+/// An error with everything that caused it.
+fn chain(error: &CniError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Locally administered, unicast.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use api::cni::{Attachment, CheckRequest};
+use model::EndpointState;
 use model::addr::to_abi;
 
 use super::{CniError, Endpoints};
@@ -53,6 +54,7 @@ impl Endpoints {
 
     async fn compare(&self, request: &CheckRequest) -> Result<(), CheckError> {
         let found = self.store().find(&request.attachment);
+        let found = found.filter(|endpoint| endpoint.state != EndpointState::Disconnecting);
         let Some(endpoint) = found else {
             return Err(CheckError::Unknown(request.attachment.clone()));
         };
@@ -81,6 +83,8 @@ impl Endpoints {
                 expected,
             });
         }
+        // One that was just made has filters instead, which nobody lists.
+        self.kernel.attach_fresh(endpoint.host_ifindex)?;
         if !self.kernel.attached_pods()?.contains(&endpoint.host_ifindex) {
             return Err(CheckError::Programs(endpoint.host_ifname));
         }

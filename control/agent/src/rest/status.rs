@@ -9,6 +9,7 @@ use api::status::{
     StatusResponse,
 };
 use k8s::{Kind, WatchState};
+use model::EndpointState;
 use model::addr::Family;
 use model::ipam::Owner;
 use netlink::Link;
@@ -157,7 +158,9 @@ fn missing_programs(agent: &Agent, natives: &[Link], attachments: &[Attachment])
         .endpoints
         .store()
         .iter()
-        .filter(|endpoint| endpoint.host_ifindex != 0)
+        .filter(|endpoint| endpoint.host_ifindex != 0 && endpoint.state != EndpointState::Disconnecting)
+        // Those have their programs as filters for a second.
+        .filter(|endpoint| !agent.fresh.contains(endpoint.host_ifindex))
     {
         let programs = [abi::names::FROM_POD, abi::names::TO_POD];
         expected.extend(programs.map(|program| (endpoint.host_ifname.clone(), program)));

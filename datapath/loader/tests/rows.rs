@@ -1,5 +1,6 @@
 //! The rows of `seta-sim` in the kernel, by `BPF_PROG_TEST_RUN`: the programs must do what the logic does in memory.
 //! And what the programs may cost.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeMap;
 

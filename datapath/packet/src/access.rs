@@ -14,6 +14,7 @@ pub enum AccessError {
 /// One packet, layer 2 first. Offsets count from the first byte of the Ethernet header.
 ///
 /// The two implementations are the kernel's socket buffer (`ebpf`) and a buffer in memory (`sim`).
+#[expect(clippy::len_without_is_empty, reason = "a packet has layer 2 at least")]
 pub trait Packet {
     /// Length in bytes, layer 2 included. Of a packet that will be segmented: all segments' payload in one.
     fn len(&self) -> u32;

@@ -1,4 +1,5 @@
 //! The committed corpora of `fuzz/`, replayed; and how they are made from the rows.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::path::{Path, PathBuf};
 

@@ -267,7 +267,7 @@ pub(crate) fn text(samples: Vec<Metric>) -> Result<String, fmt::Error> {
 }
 
 impl Collector for Samples {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for Description { name, kind, help } in DESCRIPTIONS {
             let mut of_name = self.0.iter().filter(|sample| sample.name == *name).peekable();
             if of_name.peek().is_none() {

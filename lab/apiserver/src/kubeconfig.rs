@@ -145,6 +145,13 @@ pub fn remove(path: &Path, context: &str) -> Result<(), KubeconfigError> {
     write_private(&path, &text(&config)).map_err(KubeconfigError::Write)
 }
 
+/// The text of a kubeconfig with an entry added, as [`merge`] would write it.
+pub(crate) fn merged(before: &str, entry: &Entry) -> Result<String, KubeconfigError> {
+    let mut config = parse(Path::new("kubeconfig"), before)?.unwrap_or_else(empty);
+    insert(&mut config, entry);
+    Ok(text(&config))
+}
+
 /// The file itself, where the path is a link: it is replaced, not the link.
 fn resolve(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.into())
@@ -165,10 +172,15 @@ fn read(path: &Path) -> Result<Option<Value>, KubeconfigError> {
             });
         }
     };
+    parse(path, &text)
+}
+
+/// The kubeconfig in a file's text; `path` is for errors. `None` for an empty file.
+fn parse(path: &Path, text: &str) -> Result<Option<Value>, KubeconfigError> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let config: Value = serde_saphyr::from_str(&text).map_err(|e| KubeconfigError::NotYaml {
+    let config: Value = serde_saphyr::from_str(text).map_err(|e| KubeconfigError::NotYaml {
         path: path.into(),
         source: Box::new(e),
     })?;

@@ -26,6 +26,8 @@ mod config;
 mod crd;
 mod defaults;
 mod discovery;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod jsonpath;
 mod kinds;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, UPGRADE};
@@ -23,6 +23,8 @@ use crate::status::Status;
 /// Time for a kubelet to accept a connection, and to send the head of its answer.
 const CONNECT: Duration = Duration::from_secs(5);
 const HEAD: Duration = Duration::from_secs(30);
+/// Longest refusal of a kubelet that is passed on.
+const MAX_REFUSAL: usize = 10 << 10;
 
 /// Passes a request on to the kubelet of the pod's node.
 pub(crate) async fn to_kubelet(
@@ -68,6 +70,9 @@ pub(crate) async fn to_kubelet(
     // The credential is for this server, not for the kubelet.
     head.headers.remove(AUTHORIZATION);
     let mut response = send(&socket, node, Request::from_parts(head, body)).await?;
+    if part == "log" && !response.status().is_success() {
+        return Err(refusal(response).await);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(ours) = upgrade else {
             return Err(Status::internal(
@@ -100,6 +105,20 @@ pub(crate) async fn to_kubelet(
         });
         http_body_util::StreamBody::new(frames).boxed_unsync()
     }))
+}
+
+/// What a kubelet says against a request for logs, as the API server words it.
+async fn refusal(response: Response<Incoming>) -> Status {
+    let code = response.status();
+    let body = Limited::new(response.into_body(), MAX_REFUSAL).collect();
+    let text = match tokio::time::timeout(CONNECT, body).await {
+        Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
+        _ => code.to_string(),
+    };
+    match code {
+        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Status::bad_request(text),
+        _ => Status::internal(text),
+    }
 }
 
 async fn send(socket: &Path, node: &str, request: Request<Incoming>) -> Result<Response<Incoming>, Status> {

@@ -15,8 +15,8 @@ use crate::status::{Status, success};
 use crate::{discovery, openapi, proxy, table};
 
 mod accept;
-mod body;
-mod path;
+pub(crate) mod body;
+pub(crate) mod path;
 mod query;
 mod reviews;
 mod stream;

@@ -64,13 +64,13 @@ pub(crate) struct Catalogue {
 pub(crate) enum PullError {
     #[error(
         "failed to resolve image \"{0}\": the lab has no registry, it maps image names to programs of this machine, and \
-         this name is in neither the built-in catalogue ({1}) nor a file given by --image-catalogue: add an entry there \
-         (form: lab/kubelet/src/catalogue.rs)"
+         this name is in neither the built-in catalogue ({1}) nor a file given by `seta lab up --image-catalogue`: add an entry \
+         there (form: docs/lab.md)"
     )]
     Unknown(String, String),
     #[error(
         "failed to prepare image \"{image}\": it stands for a program of this machine, and {program} is missing: install it, \
-         or give another entry for the image by --image-catalogue"
+         or give another entry for the image by `seta lab up --image-catalogue`"
     )]
     Missing { image: String, program: String },
     #[error("couldn't parse image name \"{0}\": invalid reference format")]
@@ -82,8 +82,8 @@ pub(crate) enum PullError {
 pub(crate) enum CatalogueError {
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] std::io::Error),
-    #[error("{0} is not a list of images")]
-    Parse(PathBuf, #[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{0} is not a list of images: {1}")]
+    Parse(PathBuf, String),
 }
 
 impl Catalogue {
@@ -94,7 +94,7 @@ impl Catalogue {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| CatalogueError::Read(file.to_owned(), error))?;
             let read: Vec<Image> = serde_saphyr::from_str(&text)
-                .map_err(|error| CatalogueError::Parse(file.to_owned(), error.to_string().into()))?;
+                .map_err(|error| CatalogueError::Parse(file.to_owned(), error.to_string()))?;
             images.extend(read);
         }
         images.extend(built_in(seta));

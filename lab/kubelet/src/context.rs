@@ -54,6 +54,8 @@ pub(crate) struct ContainerView {
     pub(crate) running: Option<String>,
     /// How often it was started again.
     pub(crate) attempt: Option<u32>,
+    /// Why it does not run yet, or not again, as its status says.
+    pub(crate) waiting: Option<String>,
 }
 
 impl Context {

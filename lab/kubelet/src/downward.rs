@@ -123,7 +123,8 @@ pub(crate) fn milli(quantity: &Quantity) -> Option<u128> {
     let mut place = factor;
     for digit in fraction.chars() {
         place /= 10;
-        value += u128::from(digit.to_digit(10)?) * place;
+        // Close to the largest whole number a fraction is one too much.
+        value = value.checked_add(u128::from(digit.to_digit(10)?) * place)?;
     }
     Some(value)
 }
@@ -171,6 +172,11 @@ mod tests {
             );
         }
         assert_eq!(milli(&Quantity("0.5".to_owned())), Some(500));
+        // The largest whole number in thousandths, and a fraction that no longer fits.
+        assert_eq!(
+            milli(&Quantity("340282366920938463463374607431768.99k".to_owned())),
+            None
+        );
         assert_eq!(milli(&Quantity("x".to_owned())), None);
     }
 }

@@ -16,6 +16,8 @@ mod env;
 mod events;
 mod exec;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod kubelet;
 mod log_reader;
 mod logs;
@@ -105,6 +107,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Threads that wait for logs or terminals must not delay the end.
     runtime.shutdown_background();
     result
+}
+
+/// Whether a kubelet would take this file as `--image-catalogue`.
+///
+/// # Errors
+/// It cannot be read, or is not a list of images.
+pub fn check_catalogue(file: &std::path::Path) -> anyhow::Result<()> {
+    catalogue::Catalogue::new(std::path::Path::new(""), Some(file))?;
+    Ok(())
 }
 
 /// Removes whatever a kubelet with this root directory left on the machine: containers, mounts, network namespaces.

@@ -19,7 +19,8 @@ pub(crate) fn is_mount_point(path: &Path) -> bool {
     points(&table).any(|point| point == path)
 }
 
-fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+/// Mount points in the text of a mountinfo file.
+pub(crate) fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))

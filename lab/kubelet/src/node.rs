@@ -39,6 +39,8 @@ const KUBELET_VERSION: &str = "v1.32.0";
 const LOOK: Duration = Duration::from_millis(100);
 /// How often plugins are asked for their status until they are ready.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
+/// How soon a write is tried again that met somebody else's.
+const AGAIN: Duration = Duration::from_millis(50);
 /// How often the lease is renewed; the lease lasts four times as long.
 const RENEW: Duration = Duration::from_secs(10);
 /// How often the status is written even if nothing changed.
@@ -133,6 +135,8 @@ pub(crate) async fn keep(context: Arc<Context>) {
                 }
                 next_report = Instant::now() + REPORT.min(RENEW);
             }
+            // Somebody else wrote in between: look again.
+            Ok(Err(error)) if is_conflict(&error) => next_report = Instant::now() + AGAIN,
             Ok(Err(error)) => {
                 warn!(error = format!("{error:#}"), "cannot report the node");
                 next_report = Instant::now() + Duration::from_millis(500);
@@ -157,11 +161,15 @@ fn node_reference(node: &Node) -> ObjectReference {
     }
 }
 
+fn is_conflict(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 409)
+}
+
 /// Registers the node if it is not there and writes its status.
 async fn report(context: &Context, ready: Result<(), String>) -> anyhow::Result<Node> {
     let api: Api<Node> = Api::all(context.client.clone());
     let name = &context.args.node_name;
-    let node = match api.get_opt(name).await.context("get node")? {
+    let mut node = match api.get_opt(name).await.context("get node")? {
         Some(node) => node,
         None => {
             info!(node = name, "registering the node");
@@ -176,7 +184,8 @@ async fn report(context: &Context, ready: Result<(), String>) -> anyhow::Result<
     let has = node.metadata.labels.clone().unwrap_or_default();
     if labels.iter().any(|(key, value)| has.get(key) != Some(value)) {
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
-        api.patch(name, &PatchParams::default(), &patch)
+        node = api
+            .patch(name, &PatchParams::default(), &patch)
             .await
             .context("label node")?;
     }
@@ -185,14 +194,6 @@ async fn report(context: &Context, ready: Result<(), String>) -> anyhow::Result<
     let patch = Patch::Merge(json!({
         "metadata": {"resourceVersion": node.metadata.resource_version}, "status": status,
     }));
-    if labels.iter().any(|(key, value)| has.get(key) != Some(value)) {
-        // The version has moved by our own write: the next round writes the status.
-        let unversioned = Patch::Merge(json!({"status": status}));
-        return api
-            .patch_status(name, &PatchParams::default(), &unversioned)
-            .await
-            .context("write node status");
-    }
     api.patch_status(name, &PatchParams::default(), &patch)
         .await
         .context("write node status")

@@ -152,6 +152,7 @@ fn find(
     let state = state.unwrap_or(ContainerView {
         running: None,
         attempt: None,
+        waiting: None,
     });
     Ok((view, found, state))
 }
@@ -266,8 +267,13 @@ fn logs(
                 container.name
             ),
             false => {
+                let why = match state.waiting.as_deref() {
+                    Some("ErrImagePull" | "ImagePullBackOff") => "trying and failing to pull image",
+                    Some(reason) => reason,
+                    None => "ContainerCreating",
+                };
                 format!(
-                    "container \"{}\" in pod \"{pod}\" is waiting to start: ContainerCreating",
+                    "container \"{}\" in pod \"{pod}\" is waiting to start: {why}",
                     container.name
                 )
             }

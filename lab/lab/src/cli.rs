@@ -87,6 +87,9 @@ pub struct Up {
     /// The kubeconfig file that gets the context [default: $KUBECONFIG, else ~/.kube/config]
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
+    /// More images than the built-in ones: a YAML or JSON file, see docs/lab.md
+    #[arg(long, value_name = "PATH")]
+    pub image_catalogue: Option<PathBuf>,
     /// Also wait until every node is Ready, which takes a CNI; gives up after DURATION (such as 90s or 5m)
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "2m", value_parser = duration)]
     pub wait: Option<Duration>,
@@ -184,7 +187,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::NodeIp(args) => cmd::nodes::address(&args),
         Command::Kubeconfig(args) => cmd::kubeconfig::run(&args),
         Command::Supervise(args) => supervise::run(&args.name),
-        Command::Kubelet(args) => lab_kubelet::run(*args),
+        Command::Kubelet(args) => {
+            supervise::log_to_stderr();
+            lab_kubelet::run(*args)
+        }
         Command::NodeInit(args) => node::init(&args.cluster.name, &args.node).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::controllers;
 use crate::state::{Paths, Spec};
-use crate::supervise::{StatusFile, kubelet_kubeconfig};
+use crate::supervise::{StatusFile, kubelet_image_catalogue, kubelet_kubeconfig};
 use crate::topology::{CLUSTER_CIDR, SERVICE_CIDR};
 
 mod mirror;
@@ -98,6 +98,11 @@ impl ControlPlane {
             server
                 .kubelet_kubeconfig(&node.name)?
                 .write(&kubelet_kubeconfig(paths, &node.name))?;
+            if paths.image_catalogue().exists() {
+                let copy = kubelet_image_catalogue(paths, &node.name);
+                std::fs::copy(paths.image_catalogue(), &copy)
+                    .with_context(|| format!("cannot write {}", copy.display()))?;
+            }
         }
         status.change(|status| {
             status.server = server

@@ -68,6 +68,11 @@ impl Paths {
         self.root.join("status.json")
     }
 
+    /// The user's own images, if there are any.
+    pub(crate) fn image_catalogue(&self) -> PathBuf {
+        self.root.join("images.yaml")
+    }
+
     /// The supervisor's log.
     pub(crate) fn supervisor_log(&self) -> PathBuf {
         self.root.join("supervisor.log")

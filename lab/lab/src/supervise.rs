@@ -21,7 +21,7 @@ use crate::{node, topology};
 mod kubelets;
 mod status;
 
-pub(crate) use kubelets::kubeconfig as kubelet_kubeconfig;
+pub(crate) use kubelets::{image_catalogue as kubelet_image_catalogue, kubeconfig as kubelet_kubeconfig};
 pub(crate) use status::StatusFile;
 
 /// How long kubelets and API server may take to stop; what is left then is killed by `down` with its control group.
@@ -37,6 +37,17 @@ const LOG_LIMIT: u64 = 16 << 20;
 pub(crate) fn run(cluster: &str) -> anyhow::Result<ExitCode> {
     // Leaves the terminal of `up`. It fails only for the leader of a process group, which is detached enough.
     let _ = nix::unistd::setsid();
+    log_to_stderr();
+    let paths = Paths::of(cluster);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(supervise(&paths));
+    // Tasks that did not end by themselves are dropped here.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Logs as the lab's daemons do: to standard error, at the level that `SETA_LAB_LOG` asks for.
+pub(crate) fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("SETA_LAB_LOG")
@@ -45,12 +56,6 @@ pub(crate) fn run(cluster: &str) -> anyhow::Result<ExitCode> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let paths = Paths::of(cluster);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(supervise(&paths));
-    // Tasks that did not end by themselves are dropped here.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result.map(|()| ExitCode::SUCCESS)
 }
 
 async fn supervise(paths: &Paths) -> anyhow::Result<()> {

@@ -54,7 +54,8 @@ async fn read(body: Incoming) -> Result<Bytes, Status> {
     }
 }
 
-fn parse(bytes: &[u8], media_type: &str) -> Result<Value, Status> {
+/// An object in one of the formats that we know.
+pub(crate) fn parse(bytes: &[u8], media_type: &str) -> Result<Value, Status> {
     match media_type {
         "" | "application/json" => serde_json::from_slice(bytes)
             .map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))),

@@ -186,6 +186,10 @@ impl Worker {
                 .is_some_and(|netns| !crate::mounts::is_mount_point(netns))
             {
                 warn!(pod = self.name(), "the sandbox is gone: starting afresh");
+                let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+                self.context
+                    .events
+                    .normal(events::pod_reference(&self.pod, None), "SandboxChanged", message);
                 self.lose_sandbox().await;
             } else if let Err(error) = sandbox::check(&self.context, &sandbox).await {
                 if !error.is_verdict() {

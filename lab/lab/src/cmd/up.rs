@@ -36,6 +36,8 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<ExitCode> {
             kubeconfig::default_path(list.as_deref(), home.as_deref())?
         }
     };
+    // Read before anything is made: a mistake in it is the user's to know at once.
+    let catalogue = args.image_catalogue.as_deref().map(read_catalogue).transpose()?;
     let spec = Spec {
         version: SPEC_VERSION,
         cluster: args.cluster.name.clone(),
@@ -59,7 +61,13 @@ pub(crate) fn run(args: &Up) -> anyhow::Result<ExitCode> {
             count(spec.nodes.len(), "node")
         );
     }
-    if let Err(error) = bring_up(&paths, &spec, fresh, &interrupt) {
+    if !fresh && catalogue.is_some() {
+        bail!(
+            "cluster {:?} is up already, and its nodes read --image-catalogue when they start; `seta lab down` it first",
+            spec.cluster
+        );
+    }
+    if let Err(error) = bring_up(&paths, &spec, fresh.then_some(catalogue), &interrupt) {
         let tail = log_tail(&paths);
         if fresh {
             teardown::remove_cluster(&paths).context("cannot undo what was done so far")?;
@@ -128,10 +136,25 @@ fn already_up(paths: &Paths, wanted: &Spec) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Starts the supervisor unless it runs, and waits until the cluster can be used.
-fn bring_up(paths: &Paths, spec: &Spec, fresh: bool, interrupt: &Interrupt) -> anyhow::Result<()> {
-    if fresh {
+/// A catalogue of images that kubelets will understand.
+fn read_catalogue(path: &std::path::Path) -> anyhow::Result<String> {
+    lab_kubelet::check_catalogue(path)?;
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Starts the supervisor if the cluster is `fresh`, with the user's own images, and waits until the cluster can be used.
+fn bring_up(
+    paths: &Paths,
+    spec: &Spec,
+    fresh: Option<Option<String>>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    if let Some(catalogue) = fresh {
         prepare_directory(paths)?;
+        if let Some(catalogue) = catalogue {
+            // A copy, because nodes have mounts of their own over much of the machine.
+            fs::write(paths.image_catalogue(), catalogue)?;
+        }
         write_json(&paths.spec(), spec)?;
         start_supervisor(paths)?;
     }

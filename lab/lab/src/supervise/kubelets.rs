@@ -139,6 +139,9 @@ fn arguments(
         control_plane.address.to_string().into(),
     );
     add("--kubernetes-service-port", API_PORT.to_string().into());
+    if paths.image_catalogue().exists() {
+        add("--image-catalogue", image_catalogue(paths, &node.name).into());
+    }
     if node == control_plane {
         add("--labels", "node-role.kubernetes.io/control-plane=".into());
     }
@@ -148,6 +151,11 @@ fn arguments(
 /// The credentials of a node's kubelet.
 pub(crate) fn kubeconfig(paths: &Paths, node: &str) -> PathBuf {
     paths.node(node).join("kubeconfig")
+}
+
+/// A node's copy of the user's own images: of the cluster's files, a node sees only its own.
+pub(crate) fn image_catalogue(paths: &Paths, node: &str) -> PathBuf {
+    paths.node(node).join("images.yaml")
 }
 
 #[cfg(test)]

@@ -79,6 +79,10 @@ impl Worker {
             let view = ContainerView {
                 running: unit.running().map(str::to_owned),
                 attempt: unit.attempt,
+                waiting: match &unit.current {
+                    Current::Waiting { reason, .. } => Some(reason.clone()),
+                    _ => None,
+                },
             };
             (name.clone(), view)
         });

@@ -1,4 +1,4 @@
-//! The packet parser on any bytes.
+//! See `seta_fuzz::TARGETS`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| sim::fuzz::packet(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| seta_fuzz::packet(data));

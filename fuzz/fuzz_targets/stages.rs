@@ -1,4 +1,4 @@
-//! Whole programs on any bytes.
+//! See `seta_fuzz::TARGETS`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| sim::fuzz::stages(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| seta_fuzz::stages(data));

@@ -1,0 +1,45 @@
+//! One function per parser of outside bytes. libFuzzer feeds them (`fuzz_targets/`), and the committed corpora are
+//! replayed through the same functions on stable (`tests/replay.rs`). A finding is a panic, an endless loop or an
+//! assertion that does not hold.
+//!
+//! What is private to its room is reached through that room's `fuzz` module.
+#![forbid(unsafe_code)]
+
+mod control;
+mod streams;
+
+pub use control::{api_body, cni_request, loader_event, model_config, model_labels, model_state};
+pub use lab_apiserver::fuzz::{
+    body as apiserver_body, kubeconfig as apiserver_kubeconfig, patch as apiserver_patch, path as apiserver_path,
+    selector as apiserver_selector,
+};
+pub use lab_kubelet::fuzz::{log as kubelet_log, proc as kubelet_proc, text as kubelet_text};
+pub use sim::fuzz::{packet, stages};
+pub use streams::{streams_handshake, streams_headers, streams_message, streams_spdy};
+
+/// A target: what it does with its input.
+pub type Target = fn(&[u8]);
+
+/// Every target under the name of its file in `fuzz_targets/` and of its directory in `corpus/`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("packet", packet),
+    ("stages", stages),
+    ("streams_spdy", streams_spdy),
+    ("streams_headers", streams_headers),
+    ("streams_message", streams_message),
+    ("streams_handshake", streams_handshake),
+    ("loader_event", loader_event),
+    ("cni_request", cni_request),
+    ("api_body", api_body),
+    ("model_config", model_config),
+    ("model_labels", model_labels),
+    ("model_state", model_state),
+    ("apiserver_body", apiserver_body),
+    ("apiserver_patch", apiserver_patch),
+    ("apiserver_selector", apiserver_selector),
+    ("apiserver_path", apiserver_path),
+    ("apiserver_kubeconfig", apiserver_kubeconfig),
+    ("kubelet_log", kubelet_log),
+    ("kubelet_text", kubelet_text),
+    ("kubelet_proc", kubelet_proc),
+];

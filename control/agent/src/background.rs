@@ -154,7 +154,7 @@ pub(crate) fn follow(
         let agent = Arc::clone(&own);
         async move {
             if let Some(path) = &agent.cni_conf {
-                cniconf::write(path, agent.config.cni_exclusive)?;
+                cniconf::write(path, agent.config.cni_exclusive, &agent.config.cni_log_file)?;
             }
             agent.registry.mark_ready(&agent.node).await
         }

@@ -11,10 +11,10 @@ use crate::files;
 /// Ending of other plugins' configurations that were set aside (Cilium has the same).
 const ASIDE: &str = "cilium_bak";
 
-/// Writes the configuration to `path` unless it stands there already. With `exclusive`, configurations of other
+/// Writes the configuration to `path` unless it stands there already; the plugin logs to `log_file`, if that is not empty. With `exclusive`, configurations of other
 /// plugins in that directory are set aside, as the runtime takes the first it finds.
-pub(crate) fn write(path: &Path, exclusive: bool) -> io::Result<()> {
-    let content = content();
+pub(crate) fn write(path: &Path, exclusive: bool, log_file: &str) -> io::Result<()> {
+    let content = content(log_file);
     if files::read_if_exists(path)?.as_deref() != Some(content.as_slice()) {
         files::write_atomically(path, &content)?;
     }
@@ -51,12 +51,12 @@ fn set_others_aside(directory: &Path, own: &Path) -> io::Result<()> {
 
 /// The network the configuration describes. 0.3.1 is understood by every runtime that is still in use; the plugin
 /// answers in whatever version the runtime asks for.
-fn content() -> Vec<u8> {
-    let list = json!({
-        "cniVersion": "0.3.1",
-        "name": "cilium",
-        "plugins": [{ "type": "cilium-cni" }],
-    });
+fn content(log_file: &str) -> Vec<u8> {
+    let mut plugin = json!({ "type": "cilium-cni" });
+    if !log_file.is_empty() {
+        plugin["log-file"] = json!(log_file);
+    }
+    let list = json!({ "cniVersion": "0.3.1", "name": "cilium", "plugins": [plugin] });
     format!("{list:#}\n").into_bytes()
 }
 
@@ -93,12 +93,12 @@ mod tests {
     fn the_configuration_is_written_once_and_restored_when_changed() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("05-cilium.conflist");
-        write(&path, true).expect("written");
+        write(&path, true, "/run/cni.log").expect("written");
         let first = std::fs::metadata(&path)
             .expect("a file")
             .modified()
             .expect("a time");
-        write(&path, true).expect("still there");
+        write(&path, true, "/run/cni.log").expect("still there");
         assert_eq!(
             std::fs::metadata(&path)
                 .expect("a file")
@@ -107,7 +107,7 @@ mod tests {
             first
         );
         std::fs::write(&path, "{}").expect("changed");
-        write(&path, true).expect("written again");
+        write(&path, true, "/run/cni.log").expect("written again");
         let list: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
         assert_eq!(list["plugins"][0]["type"], "cilium-cni");
@@ -122,9 +122,9 @@ mod tests {
         let other = directory.path().join("10-other.conflist");
         std::fs::write(&other, "{}").expect("written");
         let path = directory.path().join("05-cilium.conflist");
-        write(&path, false).expect("written");
+        write(&path, false, "").expect("written");
         assert!(other.exists());
-        write(&path, true).expect("still there");
+        write(&path, true, "/run/cni.log").expect("still there");
         assert!(!other.exists() && directory.path().join("10-other.conflist.cilium_bak").exists());
     }
 

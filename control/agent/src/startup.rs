@@ -310,7 +310,7 @@ async fn announce(agent: &Agent, args: &Args) -> anyhow::Result<()> {
             .with_context(|| format!("copying the CNI plugin to {}", args.cni_bin_dir.display()))?;
     }
     if let Some(path) = &agent.cni_conf {
-        cniconf::write(path, agent.config.cni_exclusive)
+        cniconf::write(path, agent.config.cni_exclusive, &agent.config.cni_log_file)
             .with_context(|| format!("writing the CNI configuration {}", path.display()))?;
     }
     let marked = agent.registry.mark_ready(&agent.node).await;

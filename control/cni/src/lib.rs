@@ -5,13 +5,14 @@
 //! Imports `api` only.
 #![forbid(unsafe_code)]
 
+mod log;
 pub mod queue;
 pub mod spec;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::cni::{AddRequest, AddResponse, CheckRequest, GcRequest, code};
 use api::{Client, ClientError, path};
@@ -70,9 +71,12 @@ pub fn answer(environment: &Environment, input: &[u8], socket: &Path) -> Result<
         DEADLINE
     };
     let client = Client::new(socket, deadline);
-    runtime
+    let began = Instant::now();
+    let outcome = runtime
         .block_on(ask(&request, &client))
-        .map_err(|error| error.version(&request))
+        .map_err(|error| error.version(&request));
+    log::note(&request, &outcome, began.elapsed());
+    outcome
 }
 
 async fn ask(request: &Request, client: &Client) -> Result<Option<Value>, Error> {

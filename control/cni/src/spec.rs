@@ -70,6 +70,9 @@ pub struct Config {
     /// MTU of the pod's device, bytes; 0: the agent's choice.
     #[serde(default)]
     pub mtu: u32,
+    /// Where to note what was asked and what came of it; empty: nowhere.
+    #[serde(default, rename = "log-file")]
+    pub log_file: String,
     /// Result of ADD, for CHECK and DEL.
     #[serde(default, rename = "prevResult")]
     pub previous: Option<Value>,

@@ -41,6 +41,7 @@ const NEEDS: &[Need] = &[
     Need { what: "curl (image curlimages/curl)", found: || on_path("curl"), package: "curl" },
     Need { what: "nginx (image nginx)", found: || on_path("nginx"), package: "nginx-light" },
     Need { what: "bpftool (the tests read the kernel's own account with it)", found: || on_path("bpftool"), package: "bpftool" },
+    Need { what: "tcpdump (a test listens on the outside host)", found: || on_path("tcpdump"), package: "tcpdump" },
     Need { what: "jq (the demo reads JSON with it)", found: || on_path("jq"), package: "jq" },
     Need { what: "kubectl", found: || on_path("kubectl"), package: "kubernetes-client" },
 ];

@@ -242,4 +242,17 @@ mod tests {
             assert_eq!(ask(&headers, purpose), expected, "{headers:?}");
         }
     }
+
+    #[test]
+    fn plain_channels_carry_no_port_forward() {
+        let headers = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-protocol", "v4.channel.k8s.io"),
+        ];
+        let refused = ask(&headers, Purpose::PortForward);
+        assert_eq!(refused.map_err(|error| error.status()), Err(403));
+        assert!(ask(&headers, Purpose::RemoteCommand).is_ok());
+    }
 }

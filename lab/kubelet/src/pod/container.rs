@@ -517,3 +517,19 @@ fn own_files(request: &Start<'_>, dir: &Path, blueprint: &mut Blueprint) -> io::
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_paths_make_nothing_behind_a_link_that_leads_out() {
+        let (volume, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), volume.path().join("out")).unwrap();
+        for bad in ["out/made", "../made", "/made"] {
+            assert!(sub_path(volume.path(), bad).is_err(), "{bad}");
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+        assert!(sub_path(volume.path(), "a/b").unwrap().ends_with("a/b"));
+    }
+}

@@ -18,8 +18,6 @@ mod exec;
 mod files;
 #[doc(hidden)]
 pub mod fuzz;
-#[doc(hidden)]
-pub mod fuzz;
 mod kubelet;
 mod log_reader;
 mod logs;

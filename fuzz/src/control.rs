@@ -9,7 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// A record of the event ring. The captured packet lies inside the record.
 pub fn loader_event(data: &[u8]) {
-    if let Ok(loader::Event::Trace { packet, .. } | loader::Event::Drop { packet, .. }) = loader::decode(data) {
+    if let Ok(loader::Event::Trace { packet, .. } | loader::Event::Drop { packet, .. }) = loader::decode(data)
+    {
         assert!(packet.len() < data.len(), "more packet than record");
     }
 }
@@ -31,7 +32,11 @@ pub fn cni_request(data: &[u8]) {
             let _ = request.config.previous_addresses();
             let _ = cni::spec::versions(&request);
             let result = cni::spec::result(&request, &api::cni::AddResponse::default());
-            assert_eq!(result["cniVersion"], request.config.version.as_str(), "answered in another version");
+            assert_eq!(
+                result["cniVersion"],
+                request.config.version.as_str(),
+                "answered in another version"
+            );
         }
         Err(error) => assert!(error.code != 0, "an error without a code"),
     }
@@ -40,11 +45,17 @@ pub fn cni_request(data: &[u8]) {
 /// A body on the agent's socket; the first byte says which. What is read is written and read back as it was.
 pub fn api_body(data: &[u8]) {
     fn same<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(body: &[u8]) {
-        let Ok(first) = serde_json::from_slice::<T>(body) else { return };
-        let again = serde_json::to_vec(&first).ok().and_then(|text| serde_json::from_slice::<T>(&text).ok());
+        let Ok(first) = serde_json::from_slice::<T>(body) else {
+            return;
+        };
+        let again = serde_json::to_vec(&first)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<T>(&text).ok());
         assert_eq!(again, Some(first), "read back differently");
     }
-    let Some((kind, body)) = data.split_first() else { return };
+    let Some((kind, body)) = data.split_first() else {
+        return;
+    };
     match kind {
         b'a' => same::<api::cni::AddRequest>(body),
         b'b' => same::<api::cni::AddResponse>(body),
@@ -65,8 +76,11 @@ pub fn api_body(data: &[u8]) {
 /// The ConfigMap `cilium-config` as `key=value` lines.
 pub fn model_config(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let map: BTreeMap<String, String> =
-        text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect();
+    let map: BTreeMap<String, String> = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect();
     match AgentConfig::parse(&map) {
         Ok((config, _)) => {
             for memory in [0, 1 << 20, 8 << 30, u64::MAX] {
@@ -87,7 +101,11 @@ pub fn model_labels(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (filter, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let labels = Labels::parse(rest.lines());
-    assert_eq!(Labels::from_security_map(&labels.to_security_map()), labels, "changed in an identity object");
+    assert_eq!(
+        Labels::from_security_map(&labels.to_security_map()),
+        labels,
+        "changed in an identity object"
+    );
     if let Ok(filter) = LabelFilter::new(filter) {
         let kept = filter.apply(labels.clone());
         assert!(kept.len() <= labels.len(), "a filter that adds");
@@ -99,7 +117,16 @@ pub fn model_labels(data: &[u8]) {
 
 /// The agent's state file. What is accepted is written and read back as it was.
 pub fn model_state(data: &[u8]) {
-    let Ok((state, _)) = AgentState::decode(data) else { return };
-    let again = state.encode().ok().and_then(|text| AgentState::decode(&text).ok());
-    assert_eq!(again.map(|(state, _)| state), Some(state), "read back differently");
+    let Ok((state, _)) = AgentState::decode(data) else {
+        return;
+    };
+    let again = state
+        .encode()
+        .ok()
+        .and_then(|text| AgentState::decode(&text).ok());
+    assert_eq!(
+        again.map(|(state, _)| state),
+        Some(state),
+        "read back differently"
+    );
 }

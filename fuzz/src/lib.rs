@@ -10,8 +10,8 @@ mod streams;
 
 pub use control::{api_body, cni_request, loader_event, model_config, model_labels, model_state};
 pub use lab_apiserver::fuzz::{
-    body as apiserver_body, kubeconfig as apiserver_kubeconfig, patch as apiserver_patch, path as apiserver_path,
-    selector as apiserver_selector,
+    body as apiserver_body, kubeconfig as apiserver_kubeconfig, patch as apiserver_patch,
+    path as apiserver_path, selector as apiserver_selector,
 };
 pub use lab_kubelet::fuzz::{log as kubelet_log, proc as kubelet_proc, text as kubelet_text};
 pub use sim::fuzz::{packet, stages};

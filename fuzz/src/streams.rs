@@ -14,9 +14,15 @@ pub fn streams_spdy(data: &[u8]) {
         let mut wire = BytesMut::new();
         frame::encode(&frame, &mut wire);
         if !matches!(frame, Frame::Unknown(_)) {
-            assert_eq!(frame::decode(&mut wire), Ok(Some(frame.clone())), "read back differently");
+            assert_eq!(
+                frame::decode(&mut wire),
+                Ok(Some(frame.clone())),
+                "read back differently"
+            );
         }
-        if let Frame::SynStream { headers, .. } | Frame::SynReply { headers, .. } | Frame::Headers { headers, .. } = frame
+        if let Frame::SynStream { headers, .. }
+        | Frame::SynReply { headers, .. }
+        | Frame::Headers { headers, .. } = frame
             && decoder.decode(&headers).is_err()
         {
             return;

@@ -15,7 +15,11 @@ fn root() -> &'static Path {
 fn names(directory: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
-        .map(|entry| entry.unwrap_or_else(|error| panic!("{}: {error}", directory.display())).path())
+        .map(|entry| {
+            entry
+                .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
+                .path()
+        })
         .collect()
 }
 

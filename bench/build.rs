@@ -23,10 +23,17 @@ fn main() -> ExitCode {
 fn run() -> Result<PathBuf, String> {
     println!("cargo::rerun-if-changed=ebpf/src");
     println!("cargo::rerun-if-changed=../datapath/loader/build");
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set"));
+    let variable = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .ok_or(format!("{name} is not set"))
+    };
     let (manifest_dir, out_dir) = (variable("CARGO_MANIFEST_DIR")?, variable("OUT_DIR")?);
     // <target>/<profile>/build/<package>/out
-    let target_dir = out_dir.ancestors().nth(4).map_or_else(|| out_dir.join("ebpf"), |target| target.join("ebpf-bench"));
+    let target_dir = out_dir
+        .ancestors()
+        .nth(4)
+        .map_or_else(|| out_dir.join("ebpf"), |target| target.join("ebpf-bench"));
     object::build(&object::Order {
         toolchain: &toolchain::find()?,
         binary: "seta-bench-ebpf",

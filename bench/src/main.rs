@@ -54,7 +54,10 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     if args.only != Some(Part::Node) {
-        packets::run(args.rounds.max(1), Duration::from_secs_f64(args.seconds.clamp(0.1, 60.0)))?;
+        packets::run(
+            args.rounds.max(1),
+            Duration::from_secs_f64(args.seconds.clamp(0.1, 60.0)),
+        )?;
     }
     if args.only != Some(Part::Packets) {
         node::run(&args.seta, args.adds.max(1))?;

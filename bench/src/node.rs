@@ -62,7 +62,12 @@ done'"#
         "DEL, plugin process included",
     ];
     for (name, column) in names.iter().zip(&columns) {
-        println!("{name:<44} {:>8.1} {:>8.1} {:>8.1}", median(column), percentile(column, 0.99), percentile(column, 1.0));
+        println!(
+            "{name:<44} {:>8.1} {:>8.1} {:>8.1}",
+            median(column),
+            percentile(column, 0.99),
+            percentile(column, 1.0)
+        );
     }
     Ok(())
 }
@@ -74,17 +79,28 @@ fn start(lab: &Lab) -> Result<()> {
         .collect();
     let started = Instant::now();
     lab.apply(&manifests.concat())?;
-    lab.until(Duration::from_secs(300), "kubectl get pods --no-headers | grep -c ' Running '", |output| {
-        output.text.trim() == PODS.to_string()
-    })?;
-    println!("\nAgent with {PODS} pods on its node ({:.1} s from apply to all of them running)", started.elapsed().as_secs_f64());
+    lab.until(
+        Duration::from_secs(300),
+        "kubectl get pods --no-headers | grep -c ' Running '",
+        |output| output.text.trim() == PODS.to_string(),
+    )?;
+    println!(
+        "\nAgent with {PODS} pods on its node ({:.1} s from apply to all of them running)",
+        started.elapsed().as_secs_f64()
+    );
     let agent = lab.agent("kind-worker")?;
-    let log = |previous: &str| lab.ok(&format!("kubectl -n kube-system logs {agent} | grep -o 'ready node=.*'{previous}"));
+    let log = |previous: &str| {
+        lab.ok(&format!(
+            "kubectl -n kube-system logs {agent} | grep -o 'ready node=.*'{previous}"
+        ))
+    };
     let first = log("")?;
     lab.kill_agent("kind-worker")?;
-    let again = lab.until(Duration::from_secs(60), &format!("kubectl -n kube-system logs {agent} | grep -o 'ready node=.*'"), |output| {
-        output.code == 0 && output.text != first && output.text.contains(&format!("pods={PODS}"))
-    })?;
+    let again = lab.until(
+        Duration::from_secs(60),
+        &format!("kubectl -n kube-system logs {agent} | grep -o 'ready node=.*'"),
+        |output| output.code == 0 && output.text != first && output.text.contains(&format!("pods={PODS}")),
+    )?;
     println!("  at install:  {}", first.trim());
     println!("  restarted:   {}", again.text.trim());
     let memory = lab.ok(
@@ -92,6 +108,9 @@ fn start(lab: &Lab) -> Result<()> {
   case "$(tr "\0" " " < /proc/$pid/cmdline)" in cilium-agent*) grep -E "VmRSS|RssAnon" /proc/$pid/status;; esac
 done'"#,
     )?;
-    println!("  memory:      {}", memory.split_whitespace().collect::<Vec<_>>().join(" "));
+    println!(
+        "  memory:      {}",
+        memory.split_whitespace().collect::<Vec<_>>().join(" ")
+    );
     Ok(())
 }

@@ -14,10 +14,18 @@ use crate::{
 pub(crate) fn run(rounds: usize, duration: Duration) -> Result<()> {
     let mut paths = BTreeMap::new();
     for variant in Variant::ALL {
-        paths.insert(variant, Path::new(variant).with_context(|| format!("variant {}", variant.name()))?);
+        paths.insert(
+            variant,
+            Path::new(variant).with_context(|| format!("variant {}", variant.name()))?,
+        );
     }
     for (load, title, unit, scale) in [
-        (Load::RequestResponse, "TCP_RR, 1 byte each way, transactions/s", "/s", 1.0),
+        (
+            Load::RequestResponse,
+            "TCP_RR, 1 byte each way, transactions/s",
+            "/s",
+            1.0,
+        ),
         (Load::Stream, "TCP_STREAM, Gbit/s", "Gbit/s", 1e-9),
     ] {
         let mut samples: BTreeMap<Variant, Vec<f64>> = BTreeMap::new();
@@ -31,7 +39,12 @@ pub(crate) fn run(rounds: usize, duration: Duration) -> Result<()> {
                 let path = &paths[&variant].topology;
                 let value = measure(load, &path.place(1)?, &path.place(0)?, duration)
                     .with_context(|| format!("{title}, variant {}", variant.name()))?;
-                eprintln!("round {}/{rounds} {:<6} {:>12.2} {unit}", round + 1, variant.name(), value * scale);
+                eprintln!(
+                    "round {}/{rounds} {:<6} {:>12.2} {unit}",
+                    round + 1,
+                    variant.name(),
+                    value * scale
+                );
                 samples.entry(variant).or_default().push(value * scale);
             }
         }
@@ -45,9 +58,20 @@ pub(crate) fn run(rounds: usize, duration: Duration) -> Result<()> {
     let path = &paths[&Variant::Seta];
     let _stats = loader::StatsGuard::enable().context("run statistics")?;
     let before = path.programs()?;
-    measure(Load::RequestResponse, &path.topology.place(1)?, &path.topology.place(0)?, duration)?;
-    println!("\nPrograms, by the kernel's counters over one TCP_RR run ({:.1} s), both nodes", duration.as_secs_f64());
-    println!("{:<12} {:>22} {:>12} {:>12} {:>10}", "program", "verified instructions", "machine code", "runs", "ns/run");
+    measure(
+        Load::RequestResponse,
+        &path.topology.place(1)?,
+        &path.topology.place(0)?,
+        duration,
+    )?;
+    println!(
+        "\nPrograms, by the kernel's counters over one TCP_RR run ({:.1} s), both nodes",
+        duration.as_secs_f64()
+    );
+    println!(
+        "{:<12} {:>22} {:>12} {:>12} {:>10}",
+        "program", "verified instructions", "machine code", "runs", "ns/run"
+    );
     let mut total: BTreeMap<&str, (u32, u32, u64, Duration)> = BTreeMap::new();
     for (before, after) in before.iter().zip(path.programs()?) {
         let entry = total.entry(after.name).or_default();
@@ -57,7 +81,11 @@ pub(crate) fn run(rounds: usize, duration: Duration) -> Result<()> {
         entry.3 += after.run_time.saturating_sub(before.run_time);
     }
     for (name, (verified, jited, runs, time)) in total {
-        let cost = if runs == 0 { "-".to_owned() } else { format!("{:.0}", time.as_nanos() as f64 / runs as f64) };
+        let cost = if runs == 0 {
+            "-".to_owned()
+        } else {
+            format!("{:.0}", time.as_nanos() as f64 / runs as f64)
+        };
         println!("{name:<12} {verified:>22} {jited:>10} B {runs:>12} {cost:>10}");
     }
     println!("(the statistics themselves cost 20 to 40 ns per run)");

@@ -17,10 +17,18 @@ pub(crate) fn print(title: &str, ratios: &[&str], rows: &[Row<'_>]) {
     for row in rows {
         print!("{:<8} {:>14.2}", row.name, median(row.samples));
         for base in row.bases {
-            let ratios: Vec<f64> = row.samples.iter().zip(base).map(|(ours, theirs)| ours / theirs).collect();
+            let ratios: Vec<f64> = row
+                .samples
+                .iter()
+                .zip(base)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect();
             let smallest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
             let largest = ratios.iter().copied().fold(0.0, f64::max);
-            print!(" {:>24}", format!("{:.3} [{smallest:.3}..{largest:.3}]", median(&ratios)));
+            print!(
+                " {:>24}",
+                format!("{:.3} [{smallest:.3}..{largest:.3}]", median(&ratios))
+            );
         }
         println!();
     }

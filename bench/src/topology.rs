@@ -1,10 +1,6 @@
 //! pod – node – node – pod in four network namespaces, the same for every variant: only the programs differ.
 
-use std::{
-    net::Ipv6Addr,
-    path::PathBuf,
-    process::Command,
-};
+use std::{net::Ipv6Addr, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -35,14 +31,31 @@ impl Topology {
                 topology.sysctl(kind, side, "net/ipv6/conf/default/accept_dad", "0")?;
                 topology.ip_in(kind, side, "link set lo up")?;
             }
-            let (pod, node) = (topology.netns_name("pod", side), topology.netns_name("node", side));
-            ip(&format!("link add lxc netns {node} type veth peer name eth0 netns {pod}"))?;
-            topology.ip_in("pod", side, &format!("address add {}/128 dev eth0 nodad", POD[side]))?;
+            let (pod, node) = (
+                topology.netns_name("pod", side),
+                topology.netns_name("node", side),
+            );
+            ip(&format!(
+                "link add lxc netns {node} type veth peer name eth0 netns {pod}"
+            ))?;
+            topology.ip_in(
+                "pod",
+                side,
+                &format!("address add {}/128 dev eth0 nodad", POD[side]),
+            )?;
             topology.ip_in("pod", side, "link set eth0 up")?;
-            topology.ip_in("node", side, &format!("address add {}/128 dev lxc nodad", ROUTER[side]))?;
+            topology.ip_in(
+                "node",
+                side,
+                &format!("address add {}/128 dev lxc nodad", ROUTER[side]),
+            )?;
             topology.ip_in("node", side, "link set lxc up")?;
             topology.ip_in("pod", side, &format!("route add {}/128 dev eth0", ROUTER[side]))?;
-            topology.ip_in("pod", side, &format!("route add default via {} dev eth0", ROUTER[side]))?;
+            topology.ip_in(
+                "pod",
+                side,
+                &format!("route add default via {} dev eth0", ROUTER[side]),
+            )?;
             topology.ip_in("node", side, &format!("route add {}/128 dev lxc", POD[side]))?;
             topology.sysctl("node", side, "net/ipv6/conf/all/forwarding", "1")?;
         }
@@ -51,8 +64,8 @@ impl Topology {
             topology.netns_name("node", 0),
             topology.netns_name("node", 1)
         ))?;
-        for side in 0..2 {
-            topology.ip_in("node", side, &format!("address add {}/64 dev eth0 nodad", NODE[side]))?;
+        for (side, address) in NODE.iter().enumerate() {
+            topology.ip_in("node", side, &format!("address add {address}/64 dev eth0 nodad"))?;
             topology.ip_in("node", side, "link set eth0 up")?;
         }
         // Neighbours are given, not asked for: programs that only redirect would carry the questions away.
@@ -65,9 +78,17 @@ impl Topology {
             ] {
                 let (_, mac) = topology.device(owner.0, owner.1, owner.2)?;
                 let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-                topology.ip_in(kind, side, &format!("neighbour replace {address} lladdr {mac} dev {device} nud permanent"))?;
+                topology.ip_in(
+                    kind,
+                    side,
+                    &format!("neighbour replace {address} lladdr {mac} dev {device} nud permanent"),
+                )?;
             }
-            topology.ip_in("node", side, &format!("route add {} via {} dev eth0", POD_BLOCK[other], NODE[other]))?;
+            topology.ip_in(
+                "node",
+                side,
+                &format!("route add {} via {} dev eth0", POD_BLOCK[other], NODE[other]),
+            )?;
         }
         Ok(topology)
     }
@@ -75,7 +96,10 @@ impl Topology {
     /// One end of the measurement.
     pub(crate) fn place(&self, side: usize) -> Result<Place> {
         let address: Ipv6Addr = POD[side].parse().context("address")?;
-        Ok(Place { netns: self.netns("pod", side), address })
+        Ok(Place {
+            netns: self.netns("pod", side),
+            address,
+        })
     }
 
     /// The namespace of a pod or node, as a file.
@@ -85,7 +109,10 @@ impl Topology {
 
     /// Interface index and MAC address of a device.
     pub(crate) fn device(&self, kind: &str, side: usize, device: &str) -> Result<(u32, [u8; 6])> {
-        let text = output(&format!("-n {} -j link show dev {device}", self.netns_name(kind, side)))?;
+        let text = output(&format!(
+            "-n {} -j link show dev {device}",
+            self.netns_name(kind, side)
+        ))?;
         let links: serde_json::Value = serde_json::from_str(&text).context("ip -j")?;
         let index = links[0]["ifindex"].as_u64().context("ifindex")?;
         let mut mac = [0; 6];
@@ -107,7 +134,10 @@ impl Topology {
     fn sysctl(&self, kind: &str, side: usize, key: &str, value: &str) -> Result<()> {
         let script = format!("echo {value} > /proc/sys/{key}");
         let netns = format!("--net={}", self.netns(kind, side).display());
-        let status = Command::new("nsenter").args([&netns, "sh", "-c", &script]).status().context("nsenter")?;
+        let status = Command::new("nsenter")
+            .args([&netns, "sh", "-c", &script])
+            .status()
+            .context("nsenter")?;
         if !status.success() {
             bail!("{key}={value} in {netns}: {status}");
         }
@@ -139,7 +169,10 @@ fn ip(args: &str) -> Result<()> {
 }
 
 fn output(args: &str) -> Result<String> {
-    let output = Command::new("ip").args(args.split_whitespace()).output().context("cannot start ip")?;
+    let output = Command::new("ip")
+        .args(args.split_whitespace())
+        .output()
+        .context("cannot start ip")?;
     if !output.status.success() {
         bail!("ip {args}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

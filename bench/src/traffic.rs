@@ -44,7 +44,9 @@ pub(crate) fn measure(load: Load, server: &Place, client: &Place, duration: Dura
     let (ready, listening) = mpsc::channel();
     let at = server.clone();
     let served = thread::spawn(move || serve(load, &at, &ready));
-    let address = listening.recv().map_err(|_| anyhow!("the server ended before it listened"))?;
+    let address = listening
+        .recv()
+        .map_err(|_| anyhow!("the server ended before it listened"))?;
     let from = client.netns.clone();
     let sent = thread::spawn(move || call(load, &from, address, duration));
     let called = sent.join().map_err(|_| anyhow!("the client panicked"))??;
@@ -88,7 +90,8 @@ fn serve(load: Load, at: &Place, ready: &mpsc::Sender<SocketAddrV6>) -> Result<f
 fn call(load: Load, netns: &Path, address: SocketAddrV6, duration: Duration) -> Result<f64> {
     enter(netns)?;
     pin(1)?;
-    let mut stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(5)).with_context(|| format!("connect to {address}"))?;
+    let mut stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(5))
+        .with_context(|| format!("connect to {address}"))?;
     prepare(&stream)?;
     let started = Instant::now();
     match load {
@@ -115,8 +118,12 @@ fn prepare(stream: &TcpStream) -> Result<()> {
     setsockopt(stream, TcpCongestion, &OsString::from("cubic")).context("this kernel has no cubic")?;
     stream.set_nodelay(true).context("TCP_NODELAY")?;
     // A path that does not carry the packets ends the measurement with an error, not with a hang.
-    stream.set_read_timeout(Some(Duration::from_secs(10))).context("read timeout")?;
-    stream.set_write_timeout(Some(Duration::from_secs(10))).context("write timeout")
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .context("read timeout")?;
+    stream
+        .set_write_timeout(Some(Duration::from_secs(10)))
+        .context("write timeout")
 }
 
 /// This thread's sockets are made in that namespace from now on.

@@ -51,14 +51,20 @@ pub(crate) struct Path {
 impl Path {
     pub(crate) fn new(variant: Variant) -> Result<Self> {
         let topology = Topology::new(variant.name())?;
-        let mut path = Self { topology, datapaths: Vec::new(), _limits: Vec::new(), _roots: Vec::new() };
+        let mut path = Self {
+            topology,
+            datapaths: Vec::new(),
+            _limits: Vec::new(),
+            _roots: Vec::new(),
+        };
         for side in 0..2 {
             match variant {
                 Variant::Plain => {}
                 Variant::Limit => path._limits.extend(limit(&path.topology, side)?),
                 Variant::Seta | Variant::SetaStack => {
                     let root = Bpffs::new(variant, side)?;
-                    path.datapaths.push(seta(&path.topology, side, &root, variant == Variant::Seta)?);
+                    path.datapaths
+                        .push(seta(&path.topology, side, &root, variant == Variant::Seta)?);
                     path._roots.push(root);
                 }
             }
@@ -84,10 +90,16 @@ fn limit(topology: &Topology, side: usize) -> Result<Vec<Ebpf>> {
         let mut loaded = Vec::new();
         for (program, device, target) in [("limit_out", "lxc", eth0), ("limit_in", "eth0", lxc)] {
             let object = aya::include_bytes_aligned!(env!("SETA_BENCH_OBJECT"));
-            let mut ebpf = EbpfLoader::new().override_global("IFINDEX", &target, true).load(object).context("load")?;
-            let classifier: &mut SchedClassifier = ebpf.program_mut(program).context("program")?.try_into()?;
+            let mut ebpf = EbpfLoader::new()
+                .override_global("IFINDEX", &target, true)
+                .load(object)
+                .context("load")?;
+            let classifier: &mut SchedClassifier =
+                ebpf.program_mut(program).context("program")?.try_into()?;
             classifier.load().context("verify")?;
-            classifier.attach(device, TcAttachType::Ingress).with_context(|| format!("attach to {device}"))?;
+            classifier
+                .attach(device, TcAttachType::Ingress)
+                .with_context(|| format!("attach to {device}"))?;
             loaded.push(ebpf);
         }
         Ok(loaded)
@@ -112,14 +124,39 @@ fn seta(topology: &Topology, side: usize, root: &Bpffs, host_routing: bool) -> R
         ..Options::default()
     };
     let datapath = Datapath::open(&options).context("load the datapath")?;
-    let pod = Endpoint { ifindex: lxc, identity: 1000, id: 1, flags: 0, mtu: 1500, mac, node_mac, ..Endpoint::default() };
+    let pod = Endpoint {
+        ifindex: lxc,
+        identity: 1000,
+        id: 1,
+        flags: 0,
+        mtu: 1500,
+        mac,
+        node_mac,
+        ..Endpoint::default()
+    };
     datapath.endpoints().insert(&address(POD[side])?, &pod)?;
     datapath.devices().insert(&lxc, &address(POD[side])?)?;
-    let host = Endpoint { identity: identity::HOST, flags: Endpoint::HOST, ..Endpoint::default() };
+    let host = Endpoint {
+        identity: identity::HOST,
+        flags: Endpoint::HOST,
+        ..Endpoint::default()
+    };
     datapath.endpoints().insert(&address(NODE[side])?, &host)?;
-    let peers = [(POD[other], 1001), (POD[side], 1000), (NODE[other], identity::REMOTE_NODE), (NODE[side], identity::HOST)];
+    let peers = [
+        (POD[other], 1001),
+        (POD[side], 1000),
+        (NODE[other], identity::REMOTE_NODE),
+        (NODE[side], identity::HOST),
+    ];
     for (text, identity) in peers {
-        datapath.ipcache().insert(&address(text)?, &Peer { identity, flags: 0, node: Addr::UNSPECIFIED })?;
+        datapath.ipcache().insert(
+            &address(text)?,
+            &Peer {
+                identity,
+                flags: 0,
+                node: Addr::UNSPECIFIED,
+            },
+        )?;
     }
     in_netns(topology.netns("node", side), move || {
         datapath.attach_pod(lxc)?;
@@ -129,13 +166,23 @@ fn seta(topology: &Topology, side: usize, root: &Bpffs, host_routing: bool) -> R
 }
 
 fn address(text: &str) -> Result<Addr> {
-    Ok(Addr(text.parse::<Ipv6Addr>().with_context(|| format!("`{text}` is no address"))?.octets()))
+    Ok(Addr(
+        text.parse::<Ipv6Addr>()
+            .with_context(|| format!("`{text}` is no address"))?
+            .octets(),
+    ))
 }
 
 /// Interface indexes mean something only inside their namespace; a thread of its own goes there and ends.
-fn in_netns<T: Send + 'static>(netns: PathBuf, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+fn in_netns<T: Send + 'static>(
+    netns: PathBuf,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let thread = thread::spawn(move || {
-        setns(File::open(&netns).with_context(|| format!("open {}", netns.display()))?, CloneFlags::CLONE_NEWNET)?;
+        setns(
+            File::open(&netns).with_context(|| format!("open {}", netns.display()))?,
+            CloneFlags::CLONE_NEWNET,
+        )?;
         work()
     });
     thread.join().map_err(|_| anyhow!("a thread panicked"))?
@@ -150,7 +197,11 @@ impl Bpffs {
         std::fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
         let bpffs = Self(root);
         bpffs.unmount();
-        let status = std::process::Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&bpffs.0).status().context("mount")?;
+        let status = std::process::Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(&bpffs.0)
+            .status()
+            .context("mount")?;
         if !status.success() {
             bail!("cannot mount bpffs at {}", bpffs.0.display());
         }

@@ -29,10 +29,15 @@ fn main() -> ExitCode {
 
 fn run() -> Result<PathBuf, String> {
     let loader = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
-    let datapath = loader.parent().ok_or("the loader crate has no parent directory")?;
+    let datapath = loader
+        .parent()
+        .ok_or("the loader crate has no parent directory")?;
     for source in SOURCES {
         let directory = datapath.join(source);
-        println!("cargo::rerun-if-changed={}", directory.join("Cargo.toml").display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            directory.join("Cargo.toml").display()
+        );
         println!("cargo::rerun-if-changed={}", directory.join("src").display());
     }
     println!("cargo::rerun-if-changed=build.rs");
@@ -55,7 +60,10 @@ fn run() -> Result<PathBuf, String> {
 /// `core`, and never the outer build's own: cargo holds a lock on that one while this script runs.
 fn target_dir(out_dir: &Path) -> PathBuf {
     // <target>/<profile>/build/<package>/out
-    out_dir.ancestors().nth(4).map_or_else(|| out_dir.join("ebpf"), |target| target.join("ebpf"))
+    out_dir
+        .ancestors()
+        .nth(4)
+        .map_or_else(|| out_dir.join("ebpf"), |target| target.join("ebpf"))
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -34,7 +34,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.keep {
         lab.keep();
-        println!("\nThe lab is still up. `seta` is {}.", run::seta("release").display());
+        println!(
+            "\nThe lab is still up. `seta` is {}.",
+            run::seta("release").display()
+        );
         println!("Use `seta lab kubeconfig` for kubectl, and `seta lab down` when you are done.");
         return Ok(());
     }

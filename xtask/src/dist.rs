@@ -15,10 +15,15 @@ fn host_target() -> Result<String> {
 pub(crate) fn run() -> Result<()> {
     let target = host_target()?;
     // With an explicit target, proc macros and build scripts keep the host's own flags: they cannot be static.
-    run::run(Command::new("cargo")
-        .args(["build", "--release", "--package", "seta", "--target", &target])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .current_dir(root()))?;
-    println!("{}", root().join("target").join(target).join("release/seta").display());
+    run::run(
+        Command::new("cargo")
+            .args(["build", "--release", "--package", "seta", "--target", &target])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .current_dir(root()),
+    )?;
+    println!(
+        "{}",
+        root().join("target").join(target).join("release/seta").display()
+    );
     Ok(())
 }

@@ -18,14 +18,40 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("seta-model", &["seta-abi"]),
     ("seta-k8s", &["seta-model"]),
     ("seta-netlink", &[]),
-    ("seta-agent", &["seta-abi", "seta-packet", "seta-model", "seta-k8s", "seta-netlink", "seta-loader", "seta-api"]),
+    (
+        "seta-agent",
+        &[
+            "seta-abi",
+            "seta-packet",
+            "seta-model",
+            "seta-k8s",
+            "seta-netlink",
+            "seta-loader",
+            "seta-api",
+        ],
+    ),
     ("seta-cni", &["seta-api"]),
     ("seta-operator", &["seta-model", "seta-k8s"]),
-    ("seta", &["seta-api", "seta-abi", "seta-agent", "seta-cni", "seta-operator", "seta-lab", "seta-k8s", "seta-model"]),
+    (
+        "seta",
+        &[
+            "seta-api",
+            "seta-abi",
+            "seta-agent",
+            "seta-cni",
+            "seta-operator",
+            "seta-lab",
+            "seta-k8s",
+            "seta-model",
+        ],
+    ),
     ("seta-lab-streams", &[]),
     ("seta-lab-apiserver", &[]),
     ("seta-lab-kubelet", &["seta-lab-streams"]),
-    ("seta-lab", &["seta-lab-apiserver", "seta-lab-kubelet", "seta-netlink"]),
+    (
+        "seta-lab",
+        &["seta-lab-apiserver", "seta-lab-kubelet", "seta-netlink"],
+    ),
     ("xtask", &["*"]),
     ("seta-bench", &["*"]),
     ("seta-bench-ebpf", &[]),
@@ -42,25 +68,36 @@ const WALLS: &[(&str, &[&str])] = &[
     ("netlink-packet-route", &["seta-netlink"]),
     // The CLI and the lab are plain Kubernetes clients without a domain model to protect.
     ("kube", &["seta-k8s", "seta", "seta-lab-kubelet"]),
-    ("k8s-openapi", &["seta-k8s", "seta", "seta-lab-kubelet", "seta-lab"]),
+    (
+        "k8s-openapi",
+        &["seta-k8s", "seta", "seta-lab-kubelet", "seta-lab"],
+    ),
 ];
 
 /// Crates without IO, clocks or a runtime of their own.
 const PURE: &[&str] = &["seta-abi", "seta-packet", "seta-stages", "seta-model", "seta-sim"];
-const IMPURE: &[&str] = &["tokio", "nix", "hyper", "axum", "rand", "jiff", "anyhow", "tracing"];
+const IMPURE: &[&str] = &[
+    "tokio", "nix", "hyper", "axum", "rand", "jiff", "anyhow", "tracing",
+];
 
 pub(crate) fn run() -> Result<()> {
     let text = output(
-        Command::new("cargo").args(["metadata", "--format-version=1", "--no-deps", "--locked"]).current_dir(root()),
+        Command::new("cargo")
+            .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
+            .current_dir(root()),
     )?;
     let metadata: serde_json::Value = serde_json::from_str(&text).context("cargo metadata is not JSON")?;
     let mut errors = Vec::new();
     let rooms: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
-    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata has no packages")?;
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
         let Some(may) = rooms.get(name) else {
-            errors.push(format!("{name} has no place in xtask/src/layers.rs: add it to ROOMS"));
+            errors.push(format!(
+                "{name} has no place in xtask/src/layers.rs: add it to ROOMS"
+            ));
             continue;
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
@@ -84,7 +121,9 @@ fn violation(name: &str, may: &[&str], import: &str, ours: bool) -> Option<Strin
         return None;
     }
     if ours && !may.contains(&import) {
-        return Some(format!("{name} imports {import}, which lies above it or beside it"));
+        return Some(format!(
+            "{name} imports {import}, which lies above it or beside it"
+        ));
     }
     if let Some((_, rooms)) = WALLS.iter().find(|(wall, _)| *wall == import)
         && !rooms.contains(&name)
@@ -108,7 +147,11 @@ mod tests {
             ("seta-model", &[], "tokio", false, true),
             ("xtask", &["*"], "seta-agent", true, false),
         ] {
-            assert_eq!(violation(name, may, import, ours).is_some(), bad, "{name} -> {import}");
+            assert_eq!(
+                violation(name, may, import, ours).is_some(),
+                bad,
+                "{name} -> {import}"
+            );
         }
     }
 }

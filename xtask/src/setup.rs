@@ -30,20 +30,76 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
-    Need { what: "C compiler", found: || on_path("cc"), package: "gcc" },
-    Need { what: "LLVM 22 (to build bpf-linker)", found: || file("/usr/lib/llvm-22/bin/llvm-config"), package: "llvm-22-dev" },
-    Need { what: "zlib headers (llvm)", found: || file("/usr/include/zlib.h"), package: "zlib1g-dev" },
-    Need { what: "zstd headers (llvm)", found: || file("/usr/include/zstd.h"), package: "libzstd-dev" },
-    Need { what: "OCI runtime", found: || on_path("crun"), package: "crun" },
-    Need { what: "ip (for people, tests and `seta lab exec`)", found: || on_path("ip"), package: "iproute2" },
-    Need { what: "ping", found: || on_path("ping"), package: "iputils-ping" },
-    Need { what: "nsenter", found: || on_path("nsenter"), package: "util-linux" },
-    Need { what: "curl (image curlimages/curl)", found: || on_path("curl"), package: "curl" },
-    Need { what: "nginx (image nginx)", found: || on_path("nginx"), package: "nginx-light" },
-    Need { what: "bpftool (the tests read the kernel's own account with it)", found: || on_path("bpftool"), package: "bpftool" },
-    Need { what: "tcpdump (a test listens on the outside host)", found: || on_path("tcpdump"), package: "tcpdump" },
-    Need { what: "jq (the demo reads JSON with it)", found: || on_path("jq"), package: "jq" },
-    Need { what: "kubectl", found: || on_path("kubectl"), package: "kubernetes-client" },
+    Need {
+        what: "C compiler",
+        found: || on_path("cc"),
+        package: "gcc",
+    },
+    Need {
+        what: "LLVM 22 (to build bpf-linker)",
+        found: || file("/usr/lib/llvm-22/bin/llvm-config"),
+        package: "llvm-22-dev",
+    },
+    Need {
+        what: "zlib headers (llvm)",
+        found: || file("/usr/include/zlib.h"),
+        package: "zlib1g-dev",
+    },
+    Need {
+        what: "zstd headers (llvm)",
+        found: || file("/usr/include/zstd.h"),
+        package: "libzstd-dev",
+    },
+    Need {
+        what: "OCI runtime",
+        found: || on_path("crun"),
+        package: "crun",
+    },
+    Need {
+        what: "ip (for people, tests and `seta lab exec`)",
+        found: || on_path("ip"),
+        package: "iproute2",
+    },
+    Need {
+        what: "ping",
+        found: || on_path("ping"),
+        package: "iputils-ping",
+    },
+    Need {
+        what: "nsenter",
+        found: || on_path("nsenter"),
+        package: "util-linux",
+    },
+    Need {
+        what: "curl (image curlimages/curl)",
+        found: || on_path("curl"),
+        package: "curl",
+    },
+    Need {
+        what: "nginx (image nginx)",
+        found: || on_path("nginx"),
+        package: "nginx-light",
+    },
+    Need {
+        what: "bpftool (the tests read the kernel's own account with it)",
+        found: || on_path("bpftool"),
+        package: "bpftool",
+    },
+    Need {
+        what: "tcpdump (a test listens on the outside host)",
+        found: || on_path("tcpdump"),
+        package: "tcpdump",
+    },
+    Need {
+        what: "jq (the demo reads JSON with it)",
+        found: || on_path("jq"),
+        package: "jq",
+    },
+    Need {
+        what: "kubectl",
+        found: || on_path("kubectl"),
+        package: "kubernetes-client",
+    },
 ];
 
 fn file(path: &str) -> Option<PathBuf> {
@@ -76,7 +132,10 @@ impl Missing {
         match compiler_with_source()? {
             Some(found) => println!("setup: the eBPF half is built with {found}"),
             None => {
-                println!("  missing  {:<58} packages rustc-web, rust-web-src", "compiler with library source (eBPF)");
+                println!(
+                    "  missing  {:<58} packages rustc-web, rust-web-src",
+                    "compiler with library source (eBPF)"
+                );
                 missing.packages.extend(["rustc-web", "rust-web-src"]);
             }
         }
@@ -84,7 +143,10 @@ impl Missing {
         missing.bpf_linker = linker.as_deref() != Some(BPF_LINKER);
         if missing.bpf_linker {
             let found = linker.as_deref().unwrap_or("none");
-            println!("  missing  {:<58} {BPF_LINKER} from crates.io (found: {found})", "bpf-linker");
+            println!(
+                "  missing  {:<58} {BPF_LINKER} from crates.io (found: {found})",
+                "bpf-linker"
+            );
         }
         missing.nextest = cargo_program("cargo-nextest").is_none();
         if missing.nextest {
@@ -108,7 +170,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if missing.bpf_linker {
         println!("installing bpf-linker {BPF_LINKER} against {LLVM_PREFIX} (under a minute)");
-        run_cargo_install(&["bpf-linker", "--version", BPF_LINKER, "--no-default-features", "--features", "llvm-22"])?;
+        run_cargo_install(&[
+            "bpf-linker",
+            "--version",
+            BPF_LINKER,
+            "--no-default-features",
+            "--features",
+            "llvm-22",
+        ])?;
     }
     if missing.nextest {
         println!("installing cargo-nextest (a few minutes)");
@@ -119,23 +188,37 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn run_cargo_install(args: &[&str]) -> Result<()> {
-    run::run(Command::new("cargo").args(["install", "--locked", "--force"]).args(args).env("LLVM_PREFIX", LLVM_PREFIX))
+    run::run(
+        Command::new("cargo")
+            .args(["install", "--locked", "--force"])
+            .args(args)
+            .env("LLVM_PREFIX", LLVM_PREFIX),
+    )
 }
 
 fn install_packages(packages: &[&str]) -> Result<()> {
     if on_path("apt-get").is_none() {
-        bail!("this is not a Debian system: install by hand what the list above calls missing: {}", packages.join(" "));
+        bail!(
+            "this is not a Debian system: install by hand what the list above calls missing: {}",
+            packages.join(" ")
+        );
     }
     if output(Command::new("id").arg("-u"))? != "0" {
-        bail!("not root: run `sudo apt-get install --no-install-recommends {}`, then `make setup` again", packages.join(" "));
+        bail!(
+            "not root: run `sudo apt-get install --no-install-recommends {}`, then `make setup` again",
+            packages.join(" ")
+        );
     }
     println!("$ apt-get install {}", packages.join(" "));
-    run::run(Command::new("apt-get").args(["update", "-qq"])).context("the package lists could not be fetched")?;
+    run::run(Command::new("apt-get").args(["update", "-qq"]))
+        .context("the package lists could not be fetched")?;
     let _no_services = NoServices::new()?;
-    run::run(Command::new("apt-get")
-        .args(["install", "-y", "-qq", "--no-install-recommends"])
-        .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive"))
+    run::run(
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
 }
 
 /// While this lives, packages do not start the services they bring: the lab runs nginx in its own namespaces, and the
@@ -149,7 +232,8 @@ impl NoServices {
             return Ok(Self(None));
         }
         fs::write(policy, "#!/bin/sh\nexit 101\n").context("cannot write policy-rc.d")?;
-        fs::set_permissions(policy, fs::Permissions::from_mode(0o755)).context("cannot make policy-rc.d executable")?;
+        fs::set_permissions(policy, fs::Permissions::from_mode(0o755))
+            .context("cannot make policy-rc.d executable")?;
         Ok(Self(Some(policy)))
     }
 }
@@ -159,7 +243,10 @@ impl Drop for NoServices {
         if let Some(policy) = self.0
             && let Err(error) = fs::remove_file(policy)
         {
-            eprintln!("warning: {} could not be removed: {error}; remove it by hand", policy.display());
+            eprintln!(
+                "warning: {} could not be removed: {error}; remove it by hand",
+                policy.display()
+            );
         }
     }
 }
@@ -185,13 +272,21 @@ fn compiler_with_source() -> Result<Option<String>> {
     if on_path("rustup").is_some() {
         for toolchain in output(Command::new("rustup").args(["toolchain", "list", "--quiet"]))?.lines() {
             // A toolchain that is broken is none that can build.
-            let sysroot = output(Command::new("rustc").arg(format!("+{toolchain}")).args(["--print", "sysroot"]));
+            let sysroot = output(
+                Command::new("rustc")
+                    .arg(format!("+{toolchain}"))
+                    .args(["--print", "sysroot"]),
+            );
             let Ok(sysroot) = sysroot else { continue };
-            if Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir() {
+            if Path::new(&sysroot)
+                .join("lib/rustlib/src/rust/library/core")
+                .is_dir()
+            {
                 return Ok(Some(format!("the rustup toolchain {toolchain}")));
             }
         }
     }
-    let debian = Path::new("/usr/bin/rustc").exists() && Path::new("/usr/lib/rustlib/src/rust/library/core").exists();
+    let debian =
+        Path::new("/usr/bin/rustc").exists() && Path::new("/usr/lib/rustlib/src/rust/library/core").exists();
     Ok(debian.then(|| "Debian's rustc-web with rust-web-src".to_owned()))
 }

@@ -20,14 +20,36 @@ pub(crate) fn lint() -> Result<()> {
     run::cargo(&["fmt", "--all", "--check"])?;
     layers::run()?;
     // The eBPF crates only compile for BPF; the loader's build script does that, with warnings shown.
-    run::cargo(&["clippy", "--locked", "--workspace", "--exclude", "seta-ebpf", "--exclude", "seta-bench-ebpf", "--all-targets", "--", "-D", "warnings"])
+    run::cargo(&[
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "seta-ebpf",
+        "--exclude",
+        "seta-bench-ebpf",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     lint()?;
     run::cargo(&["build", "--locked", "--package", "seta"])?;
     run::cargo(&[
-        "nextest", "run", "--locked", "--workspace", "--exclude", "seta-ebpf", "--exclude", "seta-bench-ebpf", "--exclude", "seta-e2e", "--no-fail-fast",
+        "nextest",
+        "run",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "seta-ebpf",
+        "--exclude",
+        "seta-bench-ebpf",
+        "--exclude",
+        "seta-e2e",
+        "--no-fail-fast",
     ])?;
     if args.no_e2e {
         return Ok(());
@@ -35,7 +57,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Labs share two cores: one at a time, each with its output at the end.
     run::run(
         Command::new("cargo")
-            .args(["nextest", "run", "--locked", "--package", "seta-e2e", "--test-threads=1", "--no-fail-fast"])
+            .args([
+                "nextest",
+                "run",
+                "--locked",
+                "--package",
+                "seta-e2e",
+                "--test-threads=1",
+                "--no-fail-fast",
+            ])
             .env("SETA_BIN", run::seta("debug"))
             .current_dir(root()),
     )

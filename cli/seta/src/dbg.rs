@@ -156,7 +156,7 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Monitor(args) => monitor::run(client, args).await?,
         Verb::Bpf(verb) => bpf::run(client, verb).await?,
         Verb::Endpoint(Endpoint::List(format)) => {
-            print(client, path::ENDPOINT, format, lists::endpoints).await?
+            print(client, path::ENDPOINT, format, lists::endpoints).await?;
         }
         Verb::Endpoint(Endpoint::Get { id, format }) => {
             // Cilium answers a list of one here.
@@ -166,7 +166,7 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Ip(Ip::List(format)) => print(client, path::IP, format, lists::addresses).await?,
         Verb::Ip(Ip::Get { address, format }) => get_address(client, &address, format).await?,
         Verb::Identity(Identity::List(format)) => {
-            print(client, path::IDENTITY, format, lists::identities).await?
+            print(client, path::IDENTITY, format, lists::identities).await?;
         }
         Verb::Identity(Identity::Get { id, format }) => {
             let identity: Value = client.get(&format!("{}/{id}", path::IDENTITY)).await?;

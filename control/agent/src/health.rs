@@ -38,11 +38,9 @@ pub(crate) async fn serve_health(agent: Arc<Agent>, port: u16) -> anyhow::Result
 
 /// Serves `/metrics`.
 pub(crate) async fn serve_metrics(agent: Arc<Agent>, address: SocketAddr) -> anyhow::Result<()> {
-    let collect = async move || {
-        match metrics::text(metrics::collect(&agent)) {
-            Ok(text) => ([(CONTENT_TYPE, metrics::TEXT)], text).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        }
+    let collect = async move || match metrics::text(metrics::collect(&agent)) {
+        Ok(text) => ([(CONTENT_TYPE, metrics::TEXT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     };
     let listener = TcpListener::bind(address)
         .await

@@ -14,10 +14,7 @@ const LARGEST: u64 = 1 << 20;
 /// Notes a request and its outcome. A log that cannot be written must not fail a pod, so nothing is answered.
 pub(crate) fn note<T>(request: &Request, outcome: &Result<T, Error>, took: Duration) {
     if !request.config.log_file.is_empty() {
-        let _ = append(
-            Path::new(&request.config.log_file),
-            &line(request, outcome, took),
-        );
+        let _ = append(Path::new(&request.config.log_file), &line(request, outcome, took));
     }
 }
 
@@ -72,7 +69,10 @@ mod tests {
     #[test]
     fn a_line_stays_a_line() {
         let request = crate::spec::parse(
-            &crate::spec::Environment { command: "VERSION".into(), ..Default::default() },
+            &crate::spec::Environment {
+                command: "VERSION".into(),
+                ..Default::default()
+            },
             b"",
         )
         .expect("a request");

@@ -110,7 +110,10 @@ impl Netlink {
         // The kernel answers one list per socket at a time and refuses a second one (`netlink_dump_start`: EBUSY).
         let _turn = self.dumps.lock().await;
         for _ in 0..DUMP_TRIES {
-            match self.exchange(operation, String::new, message.clone(), NLM_F_DUMP).await {
+            match self
+                .exchange(operation, String::new, message.clone(), NLM_F_DUMP)
+                .await
+            {
                 Ok(answers) if answers.interrupted => {}
                 Ok(answers) => return Ok(answers.messages),
                 // The rest of a list whose caller has gone is still being read.

@@ -155,7 +155,10 @@ mod tests {
         for reason in DropReason::ALL {
             assert_eq!(DropReason::from_number(*reason as u8), Some(*reason));
         }
-        assert_eq!((0..=u8::MAX).filter_map(DropReason::from_number).count(), DropReason::ALL.len());
+        assert_eq!(
+            (0..=u8::MAX).filter_map(DropReason::from_number).count(),
+            DropReason::ALL.len()
+        );
         assert!((0..130).all(|number| DropReason::from_number(number).is_none()));
     }
 }

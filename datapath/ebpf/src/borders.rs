@@ -15,7 +15,11 @@ use crate::skb::Skb;
 impl Context for Skb {
     #[inline(always)]
     fn parse<F: Family>(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
-        result(if F::IS_V6 { border_parse_v6(self.as_ptr(), parsed) } else { border_parse_v4(self.as_ptr(), parsed) })
+        result(if F::IS_V6 {
+            border_parse_v6(self.as_ptr(), parsed)
+        } else {
+            border_parse_v4(self.as_ptr(), parsed)
+        })
     }
 
     #[inline(always)]
@@ -52,7 +56,13 @@ impl Context for Skb {
     #[inline(always)]
     fn trace(&mut self, parsed: &Parsed, sighting: Sighting) {
         let ids = u32::from(sighting.source) << 16 | u32::from(sighting.dst_id);
-        border_trace(self.as_ptr(), parsed, sighting.point as u32, ids, sighting.ifindex);
+        border_trace(
+            self.as_ptr(),
+            parsed,
+            sighting.point as u32,
+            ids,
+            sighting.ifindex,
+        );
     }
 
     #[inline(always)]
@@ -87,7 +97,11 @@ fn reason(code: u32) -> DropReason {
 
 #[inline(always)]
 fn direction(code: u32) -> Direction {
-    if code == Direction::Ingress as u32 { Direction::Ingress } else { Direction::Egress }
+    if code == Direction::Ingress as u32 {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    }
 }
 
 /// What a border returns for a null pointer, which none of the callers above passes.
@@ -97,58 +111,83 @@ const NULL: u32 = DropReason::InvalidPacketDropped as u32;
 #[inline(never)]
 extern "C" fn border_parse_v6(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
-    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| code(parse::parse::<V6, Skb>(&Skb::new(skb), parsed)))
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        code(parse::parse::<V6, Skb>(&Skb::new(skb), parsed))
+    })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn border_parse_v4(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
-    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| code(parse::parse::<V4, Skb>(&Skb::new(skb), parsed)))
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        code(parse::parse::<V4, Skb>(&Skb::new(skb), parsed))
+    })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn border_look_up(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
-    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| code(conntrack::look_up(&mut Skb::new(skb), parsed)))
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        code(conntrack::look_up(&mut Skb::new(skb), parsed))
+    })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn border_is_known_v6(skb: *mut __sk_buff, parsed: *const Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
-    unsafe { parsed.as_ref() }.map_or(0, |parsed| u32::from(related::is_known::<V6, Skb>(&mut Skb::new(skb), parsed)))
+    unsafe { parsed.as_ref() }.map_or(0, |parsed| {
+        u32::from(related::is_known::<V6, Skb>(&mut Skb::new(skb), parsed))
+    })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn border_is_known_v4(skb: *mut __sk_buff, parsed: *const Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
-    unsafe { parsed.as_ref() }.map_or(0, |parsed| u32::from(related::is_known::<V4, Skb>(&mut Skb::new(skb), parsed)))
+    unsafe { parsed.as_ref() }.map_or(0, |parsed| {
+        u32::from(related::is_known::<V4, Skb>(&mut Skb::new(skb), parsed))
+    })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn border_neighbour(skb: *mut __sk_buff, parsed: *const Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
-    unsafe { parsed.as_ref() }.map_or(NULL, |parsed| match neighbour::from_pod(&mut Skb::new(skb), parsed) {
-        Ok(handled) => handled as u32,
-        Err(reason) => reason as u32,
+    unsafe { parsed.as_ref() }.map_or(NULL, |parsed| {
+        match neighbour::from_pod(&mut Skb::new(skb), parsed) {
+            Ok(handled) => handled as u32,
+            Err(reason) => reason as u32,
+        }
     })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn border_answer(skb: *mut __sk_buff, parsed: *const Parsed, what: u32, body: u32) -> u32 {
-    let problem = Problem { kind: what as u8, reason: reason(what >> 8), direction: direction(what >> 16), body };
+    let problem = Problem {
+        kind: what as u8,
+        reason: reason(what >> 8),
+        direction: direction(what >> 16),
+        body,
+    };
     // SAFETY: null, or a reference of the caller.
-    unsafe { parsed.as_ref() }.map_or(NULL, |parsed| code(icmp_error::answer(&mut Skb::new(skb), parsed, problem)))
+    unsafe { parsed.as_ref() }.map_or(NULL, |parsed| {
+        code(icmp_error::answer(&mut Skb::new(skb), parsed, problem))
+    })
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn border_trace(skb: *mut __sk_buff, parsed: *const Parsed, point: u32, ids: u32, ifindex: u32) -> u32 {
+extern "C" fn border_trace(
+    skb: *mut __sk_buff,
+    parsed: *const Parsed,
+    point: u32,
+    ids: u32,
+    ifindex: u32,
+) -> u32 {
     let point = match point {
         TO_ENDPOINT => ObservationPoint::ToEndpoint,
         TO_STACK => ObservationPoint::ToStack,
@@ -158,7 +197,12 @@ extern "C" fn border_trace(skb: *mut __sk_buff, parsed: *const Parsed, point: u3
         FROM_NETWORK => ObservationPoint::FromNetwork,
         _ => ObservationPoint::ToHost,
     };
-    let sighting = Sighting { point, source: (ids >> 16) as u16, dst_id: ids as u16, ifindex };
+    let sighting = Sighting {
+        point,
+        source: (ids >> 16) as u16,
+        dst_id: ids as u16,
+        ifindex,
+    };
     // SAFETY: null, or a reference of the caller.
     if let Some(parsed) = unsafe { parsed.as_ref() } {
         report::trace(&mut Skb::new(skb), parsed, sighting);
@@ -176,6 +220,12 @@ const FROM_NETWORK: u32 = ObservationPoint::FromNetwork as u32;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn border_dropped(skb: *mut __sk_buff, number: u32, way: u32) -> u32 {
-    report::dropped(&mut Skb::new(skb), Dropped { reason: reason(number), direction: direction(way) });
+    report::dropped(
+        &mut Skb::new(skb),
+        Dropped {
+            reason: reason(number),
+            direction: direction(way),
+        },
+    );
     0
 }

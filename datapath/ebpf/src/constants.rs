@@ -18,7 +18,9 @@ pub(crate) fn config() -> &'static Config {
     let mut address = CONFIG.0.as_ptr();
     // The compiler knows the content of an immutable static and would put the defaults in place of every read.
     // SAFETY: the assembly is empty; it only hides where the address comes from.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags))
+    };
     // SAFETY: the static always holds an initialised `Config`; any bytes are a valid one.
     unsafe { &*address }
 }

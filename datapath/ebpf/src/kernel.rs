@@ -7,9 +7,7 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT, BPF_FIB_LOOKUP_SKIP_NEIGH,
         bpf_fib_lookup as FibLookup,
     },
-    helpers::generated::{
-        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_skb_load_bytes,
-    },
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_skb_load_bytes},
 };
 use stages::{Env, Route, RouteQuery};
 use zerocopy::{Immutable, IntoBytes};
@@ -78,10 +76,15 @@ impl Env for Skb {
                     // SAFETY: as above.
                     Addr::from_v4(unsafe { lookup.__bindgen_anon_4.ipv4_dst }.to_ne_bytes())
                 };
-                Route::Via { ifindex: lookup.ifindex, next_hop }
+                Route::Via {
+                    ifindex: lookup.ifindex,
+                    next_hop,
+                }
             }
             // SAFETY: the kernel has put the MTU here.
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig { mtu: u32::from(unsafe { lookup.__bindgen_anon_1.mtu_result }) },
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig {
+                mtu: u32::from(unsafe { lookup.__bindgen_anon_1.mtu_result }),
+            },
             BPF_FIB_LKUP_RET_UNSUPP_LWT | BPF_FIB_LKUP_RET_BLACKHOLE.. => Route::Stack,
         }
     }
@@ -99,7 +102,14 @@ impl Env for Skb {
             1
         } else {
             // SAFETY: at most `CAPTURE` bytes are written, for which there is room.
-            unsafe { bpf_skb_load_bytes(self.as_ptr().cast(), 0, (&raw mut (*target).data).cast(), captured) }
+            unsafe {
+                bpf_skb_load_bytes(
+                    self.as_ptr().cast(),
+                    0,
+                    (&raw mut (*target).data).cast(),
+                    captured,
+                )
+            }
         };
         if failed == 0 {
             record.submit(0);

@@ -5,7 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_csum_diff, bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
 };
 use packet::{AccessError, Packet, access::MAX_SUM, checksum};
@@ -81,7 +82,12 @@ impl Packet for Skb {
         let mut value = Aligned(MaybeUninit::<T>::uninit());
         // SAFETY: the helper checks the bounds of the packet and writes exactly the size of the value.
         let failed = unsafe {
-            bpf_skb_load_bytes(self.0.cast(), offset, value.0.as_mut_ptr().cast(), size_of::<T>() as u32)
+            bpf_skb_load_bytes(
+                self.0.cast(),
+                offset,
+                value.0.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
         };
         if failed != 0 {
             return Err(AccessError::OutOfBounds);
@@ -103,21 +109,33 @@ impl Packet for Skb {
                 u64::from(BPF_F_RECOMPUTE_CSUM),
             )
         };
-        if failed == 0 { Ok(()) } else { Err(AccessError::Refused) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(AccessError::Refused)
+        }
     }
 
     #[inline(always)]
     fn resize(&mut self, len: u32) -> Result<(), AccessError> {
         // SAFETY: the context is valid; the kernel checks the length.
         let failed = unsafe { bpf_skb_change_tail(self.0, len, 0) };
-        if failed == 0 { Ok(()) } else { Err(AccessError::Refused) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(AccessError::Refused)
+        }
     }
 
     #[inline(always)]
     fn open_layer3(&mut self, bytes: u32) -> Result<(), AccessError> {
         // SAFETY: the context is valid; the kernel checks the length.
         let failed = unsafe { bpf_skb_adjust_room(self.0, bytes as i32, BPF_ADJ_ROOM_MAC, 0) };
-        if failed == 0 { Ok(()) } else { Err(AccessError::Refused) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(AccessError::Refused)
+        }
     }
 
     #[inline(never)]
@@ -132,13 +150,23 @@ impl Packet for Skb {
             if index >= whole {
                 break;
             }
-            seed = self.add(offset.wrapping_add(index.wrapping_mul(CHUNK)), &mut chunk, CHUNK, seed)?;
+            seed = self.add(
+                offset.wrapping_add(index.wrapping_mul(CHUNK)),
+                &mut chunk,
+                CHUNK,
+                seed,
+            )?;
         }
         let rest = len & (CHUNK - 1);
         if rest != 0 {
             // What the packet does not fill counts as zero.
             chunk = [0; CHUNK as usize / 8];
-            seed = self.add(offset.wrapping_add(whole.wrapping_mul(CHUNK)), &mut chunk, rest, seed)?;
+            seed = self.add(
+                offset.wrapping_add(whole.wrapping_mul(CHUNK)),
+                &mut chunk,
+                rest,
+                seed,
+            )?;
         }
         // The helper adds words as they lie in memory.
         Ok(u16::from_be(checksum::fold(seed)))
@@ -151,7 +179,13 @@ const CHUNK: u32 = 32;
 impl Skb {
     /// Adds `len` bytes, at least one and at most a chunk, to a sum.
     #[inline(always)]
-    fn add(&self, offset: u32, chunk: &mut [u64; CHUNK as usize / 8], len: u32, seed: u32) -> Result<u32, AccessError> {
+    fn add(
+        &self,
+        offset: u32,
+        chunk: &mut [u64; CHUNK as usize / 8],
+        len: u32,
+        seed: u32,
+    ) -> Result<u32, AccessError> {
         let space: *mut u32 = chunk.as_mut_ptr().cast();
         // SAFETY: the first helper checks the bounds of the packet and writes no more than the chunk; the second reads
         // the chunk, which is initialised and a multiple of four bytes long.

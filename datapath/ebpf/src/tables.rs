@@ -63,6 +63,8 @@ impl Tables for Skb {
     #[inline(always)]
     fn bucket<R>(&mut self, slot: u32, with: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
         // SAFETY: as in `count`.
-        maps::RATES.get_ptr_mut(slot).map(|bucket| with(unsafe { &mut *bucket }))
+        maps::RATES
+            .get_ptr_mut(slot)
+            .map(|bucket| with(unsafe { &mut *bucket }))
     }
 }

@@ -43,7 +43,17 @@ pub(crate) fn build(order: &Order<'_>) -> Result<PathBuf, String> {
     let toolchain = order.toolchain;
     let mut command = Command::new(&toolchain.cargo);
     command
-        .args(["build", "--release", "--bin", order.binary, "--target", TARGET, "-Z", "build-std=core", "--manifest-path"])
+        .args([
+            "build",
+            "--release",
+            "--bin",
+            order.binary,
+            "--target",
+            TARGET,
+            "-Z",
+            "build-std=core",
+            "--manifest-path",
+        ])
         .arg(order.manifest)
         .arg("--target-dir")
         .arg(order.target_dir);
@@ -67,7 +77,12 @@ pub(crate) fn build(order: &Order<'_>) -> Result<PathBuf, String> {
         // The whole goes to cargo's own log of this script; the error shows the part that tells.
         eprintln!("{errors}");
         let first = errors.find("error").unwrap_or(0);
-        return Err(format!("cannot build {} with {}: {}", order.binary, toolchain.rustc.display(), &errors[first..]));
+        return Err(format!(
+            "cannot build {} with {}: {}",
+            order.binary,
+            toolchain.rustc.display(),
+            &errors[first..]
+        ));
     }
     let built = order.target_dir.join(TARGET).join("release").join(order.binary);
     let object = order.out_dir.join(format!("{}.o", order.binary));
@@ -92,8 +107,28 @@ fn flags(toolchain: &Toolchain) -> OsString {
 
 fn is_outer_cargo(name: &std::ffi::OsStr) -> bool {
     let name = name.to_string_lossy();
-    let kept = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_TERM_"];
+    let kept = [
+        "CARGO_HOME",
+        "CARGO_HTTP_",
+        "CARGO_NET_",
+        "CARGO_REGISTRIES_",
+        "CARGO_TERM_",
+    ];
     (name.starts_with("CARGO") && !kept.iter().any(|prefix| name.starts_with(prefix)))
-        || ["RUSTC", "RUSTDOC", "RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "TARGET", "HOST", "OUT_DIR", "PROFILE", "OPT_LEVEL", "DEBUG", "LD_LIBRARY_PATH"]
-            .contains(&name.as_ref())
+        || [
+            "RUSTC",
+            "RUSTDOC",
+            "RUSTFLAGS",
+            "RUSTC_WRAPPER",
+            "RUSTC_WORKSPACE_WRAPPER",
+            "RUSTUP_TOOLCHAIN",
+            "TARGET",
+            "HOST",
+            "OUT_DIR",
+            "PROFILE",
+            "OPT_LEVEL",
+            "DEBUG",
+            "LD_LIBRARY_PATH",
+        ]
+        .contains(&name.as_ref())
 }

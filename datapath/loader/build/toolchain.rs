@@ -25,11 +25,21 @@ pub(crate) fn find() -> Result<Toolchain, String> {
     let mut rejected = Vec::new();
     for rustc in candidates() {
         match judge(&rustc) {
-            Ok(()) => return Ok(Toolchain { cargo: cargo_for(&rustc), rustc, linker }),
+            Ok(()) => {
+                return Ok(Toolchain {
+                    cargo: cargo_for(&rustc),
+                    rustc,
+                    linker,
+                });
+            }
             Err(reason) => rejected.push(format!("{}: {reason}", rustc.display())),
         }
     }
-    let tried = if rejected.is_empty() { "no compiler found".to_owned() } else { rejected.join("; ") };
+    let tried = if rejected.is_empty() {
+        "no compiler found".to_owned()
+    } else {
+        rejected.join("; ")
+    };
     Err(format!(
         "no compiler that can build the eBPF programs: `make setup` installs one (or `rustup component add rust-src`). Tried: {tried}"
     ))
@@ -43,7 +53,12 @@ fn candidates() -> Vec<PathBuf> {
     if let Some(home) = home_dir("RUSTUP_HOME", ".rustup")
         && let Ok(entries) = std::fs::read_dir(home.join("toolchains"))
     {
-        found.extend(entries.flatten().map(|entry| entry.path().join("bin/rustc")).filter(|path| path.is_file()));
+        found.extend(
+            entries
+                .flatten()
+                .map(|entry| entry.path().join("bin/rustc"))
+                .filter(|path| path.is_file()),
+        );
         found.sort_by_key(|path| (!path.to_string_lossy().contains("/stable"), path.clone()));
     }
     let system = PathBuf::from("/usr/bin/rustc");
@@ -68,13 +83,18 @@ fn judge(rustc: &Path) -> Result<(), String> {
         .and_then(|major| major.parse::<u32>().ok());
     match llvm {
         Some(major) if major <= LINKER_LLVM => Ok(()),
-        Some(major) => Err(format!("uses LLVM {major}, newer than the linker's {LINKER_LLVM}")),
+        Some(major) => Err(format!(
+            "uses LLVM {major}, newer than the linker's {LINKER_LLVM}"
+        )),
         None => Err("does not tell its LLVM version".to_owned()),
     }
 }
 
 fn output(rustc: &Path, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(rustc).args(arguments).output().map_err(|error| format!("cannot run: {error}"))?;
+    let output = Command::new(rustc)
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("cannot run: {error}"))?;
     if !output.status.success() {
         return Err(format!("{} fails with {}", arguments.join(" "), output.status));
     }
@@ -85,7 +105,11 @@ fn output(rustc: &Path, arguments: &[&str]) -> Result<String, String> {
 fn cargo_for(rustc: &Path) -> PathBuf {
     let sibling = rustc.with_file_name("cargo");
     let outer = || std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    if sibling.is_file() && rustc != Path::new("/usr/bin/rustc") { sibling } else { outer() }
+    if sibling.is_file() && rustc != Path::new("/usr/bin/rustc") {
+        sibling
+    } else {
+        outer()
+    }
 }
 
 fn find_linker() -> Result<PathBuf, String> {

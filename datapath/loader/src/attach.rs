@@ -190,7 +190,11 @@ impl Programs {
         ifindex: u32,
         direction: Direction,
     ) -> Result<(), AttachError> {
-        let failed = |source: Cause| AttachError::Attach { program, ifindex, source };
+        let failed = |source: Cause| AttachError::Attach {
+            program,
+            ifindex,
+            source,
+        };
         let name = device_name(ifindex)?;
         // It may be there: of a first try, or of the other direction.
         let _ = qdisc_add_clsact(&name);

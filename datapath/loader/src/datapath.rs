@@ -141,8 +141,10 @@ impl Datapath {
             .attach(names::FROM_POD, ifindex, Direction::Ingress)?;
         if from == Attached::New {
             // From here on the links decide; what `attach_pod_at_once` left has no work any more.
-            self.programs.unfilter(names::FROM_POD, ifindex, Direction::Ingress)?;
-            self.programs.unfilter(names::TO_POD, ifindex, Direction::Egress)?;
+            self.programs
+                .unfilter(names::FROM_POD, ifindex, Direction::Ingress)?;
+            self.programs
+                .unfilter(names::TO_POD, ifindex, Direction::Egress)?;
         }
         Ok(to.max(from))
     }

@@ -16,9 +16,19 @@ const BUDGETS: &str = include_str!("../../ebpf/budgets.toml");
 #[test]
 fn no_panics_are_in_the_object() {
     let object = Object::parse(seta_loader::OBJECT).unwrap();
-    let names: Vec<_> = object.functions.values().map(|function| function.name.as_str()).collect();
-    assert!(names.iter().any(|name| name.contains("border_")), "the names of functions are missing: {names:?}");
-    let panics: Vec<_> = names.iter().filter(|name| name.contains("panic") || name.contains("unwrap_failed")).collect();
+    let names: Vec<_> = object
+        .functions
+        .values()
+        .map(|function| function.name.as_str())
+        .collect();
+    assert!(
+        names.iter().any(|name| name.contains("border_")),
+        "the names of functions are missing: {names:?}"
+    );
+    let panics: Vec<_> = names
+        .iter()
+        .filter(|name| name.contains("panic") || name.contains("unwrap_failed"))
+        .collect();
     assert!(panics.is_empty(), "{panics:?}");
 }
 
@@ -29,18 +39,31 @@ fn stacks_keep_to_their_budgets() {
     object.relocate_calls(&sections).unwrap();
     for (name, program) in &object.programs {
         let instructions = &object.functions[&program.function_key()].instructions;
-        let depth = Chains { instructions, known: BTreeMap::new() }.deepest(0);
+        let depth = Chains {
+            instructions,
+            known: BTreeMap::new(),
+        }
+        .deepest(0);
         println!("{name}: stack {depth}");
         let budget = budget(name, "stack_bytes");
-        assert!(depth <= budget, "{name}: {depth} bytes of stack, more than {budget}");
+        assert!(
+            depth <= budget,
+            "{name}: {depth} bytes of stack, more than {budget}"
+        );
     }
 }
 
 /// A number of a program's section.
 fn budget(program: &str, key: &str) -> i32 {
     let header = format!("[{program}]");
-    let mut section = BUDGETS.lines().skip_while(|line| **line != header).skip(1).take_while(|line| !line.starts_with('['));
-    let line = section.find_map(|line| line.strip_prefix(key)?.trim().strip_prefix('=')).unwrap();
+    let mut section = BUDGETS
+        .lines()
+        .skip_while(|line| **line != header)
+        .skip(1)
+        .take_while(|line| !line.starts_with('['));
+    let line = section
+        .find_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='))
+        .unwrap();
     line.trim().parse().unwrap()
 }
 
@@ -58,11 +81,21 @@ impl Chains<'_> {
         }
         let mut starts: Vec<usize> = self.calls().map(|(_, target)| target).collect();
         starts.sort_unstable();
-        let end = starts.into_iter().find(|other| *other > start).unwrap_or(self.instructions.len());
+        let end = starts
+            .into_iter()
+            .find(|other| *other > start)
+            .unwrap_or(self.instructions.len());
         let own = frame(&self.instructions[start..end]);
-        let targets: Vec<usize> =
-            self.calls().filter(|(at, _)| (start..end).contains(at)).map(|(_, target)| target).collect();
-        let below = targets.into_iter().map(|target| self.deepest(target)).max().unwrap_or(0);
+        let targets: Vec<usize> = self
+            .calls()
+            .filter(|(at, _)| (start..end).contains(at))
+            .map(|(_, target)| target)
+            .collect();
+        let below = targets
+            .into_iter()
+            .map(|target| self.deepest(target))
+            .max()
+            .unwrap_or(0);
         self.known.insert(start, own + below);
         own + below
     }
@@ -70,7 +103,9 @@ impl Chains<'_> {
     /// Every call between functions, and where it goes.
     fn calls(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         (0..self.instructions.len())
-            .filter(|at| self.instructions[*at].code == CALL && self.instructions[*at].src_reg() == TO_FUNCTION)
+            .filter(|at| {
+                self.instructions[*at].code == CALL && self.instructions[*at].src_reg() == TO_FUNCTION
+            })
             .map(|at| (at, self.target(at)))
     }
 

@@ -33,7 +33,13 @@ fn every_row_holds_in_the_kernel() {
             drop(kernel);
             seta_loader::uninstall(root).unwrap();
         }
-        assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n\n"));
+        assert!(
+            wrong.is_empty(),
+            "{} of {} rows:\n{}",
+            wrong.len(),
+            rows.len(),
+            wrong.join("\n\n")
+        );
     });
 }
 
@@ -44,9 +50,20 @@ fn programs_keep_to_their_budgets() {
         let kernel = Kernel::load(root, Config::DEFAULT);
         for program in kernel.datapath.program_infos().unwrap() {
             let budget = budget(budgets, program.name);
-            println!("{}: verified {} jited {}", program.name, program.verified_instructions, program.jited_bytes);
-            assert!(program.verified_instructions <= budget["verified_instructions"], "{}: {program:?}", program.name);
-            assert!(program.jited_bytes <= budget["jited_bytes"], "{}: {program:?}", program.name);
+            println!(
+                "{}: verified {} jited {}",
+                program.name, program.verified_instructions, program.jited_bytes
+            );
+            assert!(
+                program.verified_instructions <= budget["verified_instructions"],
+                "{}: {program:?}",
+                program.name
+            );
+            assert!(
+                program.jited_bytes <= budget["jited_bytes"],
+                "{}: {program:?}",
+                program.name
+            );
         }
     });
 }
@@ -56,7 +73,14 @@ fn programs_keep_to_their_budgets() {
 #[ignore = "a measurement: cargo nextest run -p seta-loader --run-ignored all --no-capture nanoseconds"]
 fn nanoseconds_per_packet() {
     in_namespaces(|root| {
-        let kernel = Kernel::load(root, Config { router_v6: rows::node::router(), host_ifindex: 3, ..Config::DEFAULT });
+        let kernel = Kernel::load(
+            root,
+            Config {
+                router_v6: rows::node::router(),
+                host_ifindex: 3,
+                ..Config::DEFAULT
+            },
+        );
         let passes = [
             "established, nothing new to report",
             "reply of a server, nothing new to report",
@@ -75,10 +99,18 @@ fn nanoseconds_per_packet() {
             }
             // Each run decrements the hop limit of the packet of the run before.
             let rounds = (0..200).map(|_| {
-                let run = kernel.datapath.test_run(row.program.name(), &packet, Some(&context(&row)), 50).unwrap();
+                let run = kernel
+                    .datapath
+                    .test_run(row.program.name(), &packet, Some(&context(&row)), 50)
+                    .unwrap();
                 run.duration.as_nanos()
             });
-            println!("{:>5} ns  {}: {}", rounds.min().unwrap(), row.program.name(), row.name);
+            println!(
+                "{:>5} ns  {}: {}",
+                rounds.min().unwrap(),
+                row.program.name(),
+                row.name
+            );
         }
     });
 }
@@ -105,7 +137,14 @@ fn in_namespaces(test: impl FnOnce(&std::path::Path) + Send + 'static) {
         let root = tempfile::tempdir().unwrap();
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let nothing: Option<&str> = None;
-        mount(nothing, "/", nothing, MsFlags::MS_PRIVATE | MsFlags::MS_REC, nothing).unwrap();
+        mount(
+            nothing,
+            "/",
+            nothing,
+            MsFlags::MS_PRIVATE | MsFlags::MS_REC,
+            nothing,
+        )
+        .unwrap();
         // The mount ends with the namespace, and the namespace with the thread.
         mount(Some("bpf"), root.path(), Some("bpf"), MsFlags::empty(), nothing).unwrap();
         test(root.path());
@@ -124,18 +163,35 @@ struct Kernel {
 
 impl Kernel {
     fn load(root: &std::path::Path, config: Config) -> Self {
-        let sizes = MapSizes { ipcache: 1024, endpoints: 1024, devices: 1024, ct_tcp: 1024, ct_any: 1024, ..MapSizes::default() };
-        let options = Options { root: root.to_owned(), config, sizes, ..Options::default() };
+        let sizes = MapSizes {
+            ipcache: 1024,
+            endpoints: 1024,
+            devices: 1024,
+            ct_tcp: 1024,
+            ct_any: 1024,
+            ..MapSizes::default()
+        };
+        let options = Options {
+            root: root.to_owned(),
+            config,
+            sizes,
+            ..Options::default()
+        };
         let datapath = Datapath::open(&options).unwrap_or_else(|error| panic!("{error:?}"));
         let ring = MapData::from_pin(root.join("seta/maps").join(names::EVENTS)).unwrap();
-        Self { datapath, events: RingBuf::try_from(Map::RingBuf(ring)).unwrap().into() }
+        Self {
+            datapath,
+            events: RingBuf::try_from(Map::RingBuf(ring)).unwrap().into(),
+        }
     }
 
     fn check(&self, row: &Row) -> Result<(), String> {
         self.fill(row);
         let before = self.counters();
         let context = context(row);
-        let run = self.datapath.test_run(row.program.name(), &row.before.packet, Some(&context), 1);
+        let run = self
+            .datapath
+            .test_run(row.program.name(), &row.before.packet, Some(&context), 1);
         let run = run.map_err(|error| format!("{}: {error:?}", row.name))?;
         let action = [TcAction::Next, TcAction::Ok, TcAction::Shot, TcAction::Redirect]
             .into_iter()
@@ -150,7 +206,11 @@ impl Kernel {
             events.push((record[0], record[1]));
         }
         let known: Vec<_> = row.before.connections.keys().cloned().collect();
-        let connections = self.connections().into_iter().filter(|(key, _)| !known.contains(key)).collect();
+        let connections = self
+            .connections()
+            .into_iter()
+            .filter(|(key, _)| !known.contains(key))
+            .collect();
         row.compare(action, &run.packet, counted.collect(), &events, connections)
     }
 
@@ -178,7 +238,11 @@ impl Kernel {
         }
         for (key, value) in &row.before.connections {
             let key = CtKey::read_from_bytes(key).unwrap();
-            let table = if key.proto == 6 { tables.ct_tcp() } else { tables.ct_any() };
+            let table = if key.proto == 6 {
+                tables.ct_tcp()
+            } else {
+                tables.ct_any()
+            };
             table.insert(&key, value).unwrap();
         }
     }
@@ -187,7 +251,12 @@ impl Kernel {
         let metrics = self.datapath.metrics().unwrap();
         metrics
             .iter()
-            .map(|metric| (abi::reason::metric_index(metric.reason, metric.direction), metric.counter.packets))
+            .map(|metric| {
+                (
+                    abi::reason::metric_index(metric.reason, metric.direction),
+                    metric.counter.packets,
+                )
+            })
             .collect()
     }
 
@@ -195,7 +264,12 @@ impl Kernel {
         [self.datapath.ct_tcp(), self.datapath.ct_any()]
             .iter()
             .flat_map(|table| table.entries().unwrap())
-            .map(|(key, entry)| (zerocopy::IntoBytes::as_bytes(&key).to_vec(), [entry.src_identity, entry.dst_identity]))
+            .map(|(key, entry)| {
+                (
+                    zerocopy::IntoBytes::as_bytes(&key).to_vec(),
+                    [entry.src_identity, entry.dst_identity],
+                )
+            })
             .collect()
     }
 }
@@ -208,7 +282,8 @@ fn context(row: &Row) -> Vec<u8> {
     const GSO_SEGS: usize = 164;
     const GSO_SIZE: usize = 176;
     let mut context = vec![0; LEN];
-    let mut set = |offset: usize, value: u32| context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+    let mut set =
+        |offset: usize, value: u32| context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
     set(MARK, row.before.mark);
     set(IFINDEX, row.before.ifindex);
     if row.before.segment_size != 0 {

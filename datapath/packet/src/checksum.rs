@@ -40,13 +40,19 @@ pub fn sum(bytes: &[u8]) -> u16 {
 #[must_use]
 #[inline]
 pub fn pseudo_header(src: &abi::Addr, dst: &abi::Addr, len: u16, protocol: u8) -> u16 {
-    add(add(sum(&src.0), sum(&dst.0)), add(len, u16::from_be_bytes([0, protocol])))
+    add(
+        add(sum(&src.0), sum(&dst.0)),
+        add(len, u16::from_be_bytes([0, protocol])),
+    )
 }
 
 /// A checksum field after one 16-bit word that it covers has changed (RFC 1624 equation 3).
 #[must_use]
 #[inline]
 pub const fn update(field: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
-    let sum = add(add(!u16::from_be_bytes(field), !u16::from_be_bytes(old)), u16::from_be_bytes(new));
+    let sum = add(
+        add(!u16::from_be_bytes(field), !u16::from_be_bytes(old)),
+        u16::from_be_bytes(new),
+    );
     (!sum).to_be_bytes()
 }

@@ -4,8 +4,13 @@ use abi::{Addr, Config};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    AccessError, Chain, Ethernet, Fragment, Packet, checksum, ethernet::ether_type, extension, extension::ChainError,
-    icmp6, ip::{Ipv4, Ipv6, is_mapped}, protocol,
+    AccessError, Chain, Ethernet, Fragment, Packet, checksum,
+    ethernet::ether_type,
+    extension,
+    extension::ChainError,
+    icmp6,
+    ip::{Ipv4, Ipv6, is_mapped},
+    protocol,
 };
 
 /// An address family. Implemented by [`V6`] and [`V4`].
@@ -99,8 +104,12 @@ impl Family for V6 {
     #[inline(always)]
     fn chain<P: Packet>(packet: &P, offset: u32, header: &Ipv6) -> Result<Chain, ChainError> {
         let first = offset.wrapping_add(Ipv6::LEN);
-        let mut chain =
-            Chain { offset: first, jumbo: 0, protocol: header.next_header, fragment: Fragment::Whole };
+        let mut chain = Chain {
+            offset: first,
+            jumbo: 0,
+            protocol: header.next_header,
+            fragment: Fragment::Whole,
+        };
         if extension::is_extension(header.next_header) {
             walk_v6(packet, &mut chain)?;
         }
@@ -109,7 +118,10 @@ impl Family for V6 {
 
     #[inline(always)]
     fn decrement_hop_limit<P: Packet>(packet: &mut P, hop_limit: u8) -> Result<(), AccessError> {
-        packet.store(Ethernet::LEN.wrapping_add(Ipv6::HOP_LIMIT), &hop_limit.wrapping_sub(1))
+        packet.store(
+            Ethernet::LEN.wrapping_add(Ipv6::HOP_LIMIT),
+            &hop_limit.wrapping_sub(1),
+        )
     }
 
     #[inline(always)]

@@ -41,7 +41,9 @@ pub mod kind {
 
 /// The first eight bytes of every message.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 pub struct Icmp6 {
     /// [`kind`].
     pub kind: u8,
@@ -68,7 +70,9 @@ impl Icmp6 {
 
 /// Neighbour solicitation without options (RFC 4861 §4.3).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 pub struct Solicitation {
     /// Type 135, code 0.
     pub icmp: Icmp6,
@@ -83,7 +87,9 @@ impl Solicitation {
 
 /// Neighbour advertisement with the target's link-layer address (RFC 4861 §4.4, §4.6.1).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 pub struct Advertisement {
     /// Type 136, code 0, [`Advertisement::ROUTER`] and others in the first byte of the body.
     pub icmp: Icmp6,
@@ -112,7 +118,9 @@ impl Advertisement {
 
 /// An option of a neighbour discovery message, first two bytes (RFC 4861 §4.6).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 pub struct OptionHead {
     /// Type; 1: source link-layer address.
     pub kind: u8,

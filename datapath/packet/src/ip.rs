@@ -5,7 +5,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// IPv6 header (RFC 8200 §3).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 pub struct Ipv6 {
     /// Version (4 bits), traffic class (8), flow label (20).
     pub version_class_flow: [u8; 4],
@@ -40,7 +42,9 @@ impl Ipv6 {
 
 /// IPv4 header without options (RFC 791).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 pub struct Ipv4 {
     /// Version (4 bits) and header length in 32-bit words (4 bits).
     pub version_ihl: u8,

@@ -2,8 +2,7 @@
 
 use abi::Addr;
 use packet::{
-    Ethernet,
-    checksum,
+    Ethernet, checksum,
     ethernet::ether_type,
     icmp6::Icmp6,
     ip::Ipv6,
@@ -25,7 +24,12 @@ impl Builder {
     /// A packet between two IPv6 addresses with some payload and no next header yet.
     #[must_use]
     pub fn new(src: Addr, dst: Addr, payload: &[u8]) -> Self {
-        Self { src, dst, next: 59, bytes: payload.to_vec() }
+        Self {
+            src,
+            dst,
+            next: 59,
+            bytes: payload.to_vec(),
+        }
     }
 
     /// Puts a TCP header in front.
@@ -58,7 +62,12 @@ impl Builder {
     /// Puts an ICMPv6 header in front.
     #[must_use]
     pub fn icmp6(self, kind: u8, code: u8, body: [u8; 4]) -> Self {
-        let header = Icmp6 { kind, code, checksum: [0; 2], body };
+        let header = Icmp6 {
+            kind,
+            code,
+            checksum: [0; 2],
+            body,
+        };
         self.transport(protocol::ICMPV6, header.as_bytes(), 2)
     }
 
@@ -66,8 +75,10 @@ impl Builder {
         let mut bytes = header.to_vec();
         bytes.extend(&self.bytes);
         let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-        let sum =
-            checksum::add(checksum::pseudo_header(&self.src, &self.dst, len, number), checksum::sum(&bytes));
+        let sum = checksum::add(
+            checksum::pseudo_header(&self.src, &self.dst, len, number),
+            checksum::sum(&bytes),
+        );
         bytes[checksum_at..checksum_at + 2].copy_from_slice(&(!sum).to_be_bytes());
         self.bytes = bytes;
         self.next = number;
@@ -86,7 +97,9 @@ impl Builder {
     /// Puts the hop-by-hop header of a packet beyond 64 KiB in front.
     #[must_use]
     pub fn jumbo(self) -> Self {
-        let [a, b, c, d] = u32::try_from(self.bytes.len() + 8).unwrap_or(u32::MAX).to_be_bytes();
+        let [a, b, c, d] = u32::try_from(self.bytes.len() + 8)
+            .unwrap_or(u32::MAX)
+            .to_be_bytes();
         let header = [self.next, 0, 0xc2, 4, a, b, c, d];
         self.prepend(0, &header)
     }
@@ -133,7 +146,13 @@ impl Builder {
     /// The whole frame.
     #[must_use]
     pub fn frame(self, src: [u8; 6], dst: [u8; 6], hop_limit: u8) -> Vec<u8> {
-        let mut bytes = Ethernet { dst, src, ether_type: ether_type::IPV6 }.as_bytes().to_vec();
+        let mut bytes = Ethernet {
+            dst,
+            src,
+            ether_type: ether_type::IPV6,
+        }
+        .as_bytes()
+        .to_vec();
         bytes.extend(self.layer3(hop_limit));
         bytes
     }
@@ -143,7 +162,9 @@ impl Builder {
 #[must_use]
 pub fn checksum_is_valid(frame: &[u8]) -> bool {
     let Some(ip) = frame.get(14..) else { return false };
-    let Ok((header, payload)) = Ipv6::read_from_prefix(ip) else { return false };
+    let Ok((header, payload)) = Ipv6::read_from_prefix(ip) else {
+        return false;
+    };
     let len = u16::from_be_bytes(header.payload_len);
     if usize::from(len) != payload.len() {
         return false;

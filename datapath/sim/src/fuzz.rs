@@ -9,7 +9,10 @@ use crate::{Program, Sim, TcAction, rows::node};
 
 /// The parser of both families on a frame. What it finds lies inside the packet.
 pub fn packet(data: &[u8]) {
-    let sim = Sim { packet: data.to_vec(), ..Sim::default() };
+    let sim = Sim {
+        packet: data.to_vec(),
+        ..Sim::default()
+    };
     let mut parsed = Parsed::default();
     if stages::parse::parse::<V6, Sim>(&sim, &mut parsed).is_ok() {
         // Eight headers of at most 2 KiB behind Ethernet and IPv6.
@@ -25,7 +28,9 @@ pub fn packet(data: &[u8]) {
 /// A program of the node of the rows. The first eight bytes choose the program, the world and its settings, the rest is
 /// the frame. A dropped packet is counted, and none leaves under a false address.
 pub fn stages(data: &[u8]) {
-    let Some((&[program, route, mtu, segment, mark, level, families, hosting], frame)) = data.split_first_chunk::<8>() else {
+    let Some((&[program, route, mtu, segment, mark, level, families, hosting], frame)) =
+        data.split_first_chunk::<8>()
+    else {
         return;
     };
     let program = Program::ALL[usize::from(program) % Program::ALL.len()];
@@ -36,8 +41,13 @@ pub fn stages(data: &[u8]) {
         route: match route % 4 {
             0 => Route::Stack,
             1 => Route::Failed,
-            2 => Route::TooBig { mtu: u32::from(route) * 8 },
-            _ => Route::Via { ifindex: u32::from(route % 8), next_hop: node::host() },
+            2 => Route::TooBig {
+                mtu: u32::from(route) * 8,
+            },
+            _ => Route::Via {
+                ifindex: u32::from(route % 8),
+                next_hop: node::host(),
+            },
         },
         ..node::sim()
     };
@@ -45,17 +55,26 @@ pub fn stages(data: &[u8]) {
     sim.config.enable_ipv4 = families & 1;
     sim.config.enable_ipv6 = families >> 1 & 1;
     sim.config.host_routing = hosting & 1;
-    sim.endpoints.values_mut().for_each(|endpoint| endpoint.mtu = u32::from(mtu) * 16);
+    sim.endpoints
+        .values_mut()
+        .for_each(|endpoint| endpoint.mtu = u32::from(mtu) * 16);
     let result = sim.run(program);
-    let drops: u64 =
-        sim.counters.iter().filter(|(slot, _)| *slot % 256 != 0).map(|(_, counter)| counter.packets).sum();
+    let drops: u64 = sim
+        .counters
+        .iter()
+        .filter(|(slot, _)| *slot % 256 != 0)
+        .map(|(_, counter)| counter.packets)
+        .sum();
     if TcAction::from(result) == TcAction::Shot {
         assert!(drops > 0, "a drop without a count");
     }
     if let Err(dropped) = result {
         let slot = abi::reason::metric_index(dropped.reason as u8, dropped.direction);
         assert!(sim.counters.contains_key(&slot), "counted under another reason");
-        assert!(matches!(dropped.direction, Direction::Egress | Direction::Ingress));
+        assert!(matches!(
+            dropped.direction,
+            Direction::Egress | Direction::Ingress
+        ));
     }
     if program == Program::FromPod && matches!(result, Ok(Verdict::Peer { .. } | Verdict::Neighbour { .. })) {
         assert_eq!(frame.get(6..12), Some(&node::POD_MAC[..]), "a false MAC leaves");

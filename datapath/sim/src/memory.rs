@@ -24,7 +24,13 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev, Self::FromHost];
+    pub const ALL: [Self; 5] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::FromNetdev,
+        Self::ToNetdev,
+        Self::FromHost,
+    ];
 
     /// Name in the object.
     #[must_use]
@@ -151,9 +157,18 @@ impl Sim {
     /// What was changed so far.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let head = |event: &Vec<u8>| (event.first().copied().unwrap_or(0), event.get(1).copied().unwrap_or(0));
+        let head = |event: &Vec<u8>| {
+            (
+                event.first().copied().unwrap_or(0),
+                event.get(1).copied().unwrap_or(0),
+            )
+        };
         Snapshot {
-            connections: self.connections.iter().map(|(key, entry)| (key.clone(), [entry.src_identity, entry.dst_identity])).collect(),
+            connections: self
+                .connections
+                .iter()
+                .map(|(key, entry)| (key.clone(), [entry.src_identity, entry.dst_identity]))
+                .collect(),
             counters: self.counters.clone(),
             events: self.events.iter().map(head).collect(),
         }
@@ -162,7 +177,11 @@ impl Sim {
     fn range(&self, offset: u32, len: usize) -> Result<core::ops::Range<usize>, AccessError> {
         let start = usize::try_from(offset).map_err(|_| AccessError::OutOfBounds)?;
         let end = start.checked_add(len).ok_or(AccessError::OutOfBounds)?;
-        if end <= self.packet.len() { Ok(start..end) } else { Err(AccessError::OutOfBounds) }
+        if end <= self.packet.len() {
+            Ok(start..end)
+        } else {
+            Err(AccessError::OutOfBounds)
+        }
     }
 }
 
@@ -202,13 +221,16 @@ impl Packet for Sim {
 
     fn store<T: IntoBytes + Immutable>(&mut self, offset: u32, value: &T) -> Result<(), AccessError> {
         // As the kernel's helper answers.
-        let range = self.range(offset, size_of::<T>()).map_err(|_| AccessError::Refused)?;
+        let range = self
+            .range(offset, size_of::<T>())
+            .map_err(|_| AccessError::Refused)?;
         self.packet[range].copy_from_slice(value.as_bytes());
         Ok(())
     }
 
     fn resize(&mut self, len: u32) -> Result<(), AccessError> {
-        self.packet.resize(usize::try_from(len).map_err(|_| AccessError::Refused)?, 0);
+        self.packet
+            .resize(usize::try_from(len).map_err(|_| AccessError::Refused)?, 0);
         self.segment_size = 0;
         Ok(())
     }
@@ -218,7 +240,8 @@ impl Packet for Sim {
         if self.packet.len() < at {
             return Err(AccessError::Refused);
         }
-        self.packet.splice(at..at, std::iter::repeat_n(0xee, bytes as usize));
+        self.packet
+            .splice(at..at, std::iter::repeat_n(0xee, bytes as usize));
         Ok(())
     }
 

@@ -58,8 +58,19 @@ impl Row {
             let old = before.counters.get(slot).map_or(0, |old| old.packets);
             std::iter::repeat_n(*slot, usize::try_from(counter.packets - old).unwrap_or(0))
         });
-        let new = after.connections.iter().filter(|(key, _)| !self.before.connections.contains_key(key)).cloned().collect();
-        self.compare(action, &sim.packet, counted.collect(), &after.events[before.events.len()..], new)
+        let new = after
+            .connections
+            .iter()
+            .filter(|(key, _)| !self.before.connections.contains_key(key))
+            .cloned()
+            .collect();
+        self.compare(
+            action,
+            &sim.packet,
+            counted.collect(),
+            &after.events[before.events.len()..],
+            new,
+        )
     }
 
     /// Compares what happened with what should have.
@@ -88,13 +99,22 @@ impl Row {
         if events != self.after.events {
             wrong.push(format!("events {events:?}, not {:?}", self.after.events));
         }
-        let mut expected: Vec<_> = self.after.connections.iter().map(|key| self.with_identities(key)).collect();
+        let mut expected: Vec<_> = self
+            .after
+            .connections
+            .iter()
+            .map(|key| self.with_identities(key))
+            .collect();
         expected.sort_unstable();
         connections.sort_unstable();
         if connections != expected {
             wrong.push(format!("connections {connections:02x?}, not {expected:02x?}"));
         }
-        if wrong.is_empty() { Ok(()) } else { Err(format!("{}: {}", self.name, wrong.join("; "))) }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{}: {}", self.name, wrong.join("; ")))
+        }
     }
 
     /// A new entry knows who is behind its ends: a local endpoint, else an address of the cluster, else the world.
@@ -200,19 +220,35 @@ pub mod node {
             node_mac: NODE_MAC,
             ..Endpoint::default()
         };
-        let own = |flags| Endpoint { identity: abi::tables::identity::HOST, flags, ..Endpoint::default() };
+        let own = |flags| Endpoint {
+            identity: abi::tables::identity::HOST,
+            flags,
+            ..Endpoint::default()
+        };
         let mut sim = Sim {
             ifindex: IFINDEX,
-            config: Config { router_v6: router(), host_ifindex: 3, ..Config::DEFAULT },
+            config: Config {
+                router_v6: router(),
+                host_ifindex: 3,
+                ..Config::DEFAULT
+            },
             ..Sim::default()
         };
         sim.endpoints.insert(pod(), endpoint(IFINDEX, 100, 4001, POD_MAC));
-        sim.endpoints.insert(other(), endpoint(OTHER_IFINDEX, 200, 4002, OTHER_MAC));
+        sim.endpoints
+            .insert(other(), endpoint(OTHER_IFINDEX, 200, 4002, OTHER_MAC));
         sim.endpoints.insert(host(), own(Endpoint::HOST));
-        sim.endpoints.insert(router(), own(Endpoint::HOST | Endpoint::ROUTER));
+        sim.endpoints
+            .insert(router(), own(Endpoint::HOST | Endpoint::ROUTER));
         sim.devices.insert(IFINDEX, pod());
         sim.devices.insert(OTHER_IFINDEX, other());
-        sim.peers.insert(remote(), Peer { identity: 4003, ..Peer::default() });
+        sim.peers.insert(
+            remote(),
+            Peer {
+                identity: 4003,
+                ..Peer::default()
+            },
+        );
         sim
     }
 }

@@ -17,7 +17,10 @@ fn route() -> impl Strategy<Value = Route> {
     prop_oneof![
         Just(Route::Stack),
         Just(Route::Failed),
-        Just(Route::Via { ifindex: 2, next_hop: node::host() }),
+        Just(Route::Via {
+            ifindex: 2,
+            next_hop: node::host()
+        }),
         (0u32..2000).prop_map(|mtu| Route::TooBig { mtu }),
     ]
 }
@@ -25,7 +28,11 @@ fn route() -> impl Strategy<Value = Route> {
 /// A packet of a row with some bytes changed and its end cut or grown: close enough to real ones to get far.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let rows: Vec<Vec<u8>> = rows::all().into_iter().map(|row| row.before.packet).collect();
-    (prop::sample::select(rows), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), 0usize..1600)
+    (
+        prop::sample::select(rows),
+        prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        0usize..1600,
+    )
         .prop_map(|(mut packet, changes, len)| {
             for (index, byte) in changes {
                 let at = index.index(packet.len());
@@ -38,8 +45,17 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-fn run(packet: Vec<u8>, program: Program, route: Route, change: impl FnOnce(&mut Sim)) -> (Sim, Result<Verdict, stages::Dropped>) {
-    let mut sim = Sim { packet, route, ..node::sim() };
+fn run(
+    packet: Vec<u8>,
+    program: Program,
+    route: Route,
+    change: impl FnOnce(&mut Sim),
+) -> (Sim, Result<Verdict, stages::Dropped>) {
+    let mut sim = Sim {
+        packet,
+        route,
+        ..node::sim()
+    };
     change(&mut sim);
     let result = sim.run(program);
     (sim, result)
@@ -160,15 +176,25 @@ proptest! {
 /// A full table drops what needs an entry, with its reason.
 #[test]
 fn full_table_drops_with_its_reason() {
-    let packet = Builder::new(node::pod(), node::host(), &[]).tcp(1, 2, tcp_flag::SYN).frame(node::POD_MAC, node::NODE_MAC, 64);
-    let (_, result) = run(packet, Program::FromPod, Route::Stack, |sim| sim.connections_max = 0);
-    assert_eq!(result.map_err(|dropped| dropped.reason), Err(abi::DropReason::CtMapInsertionFailed));
+    let packet = Builder::new(node::pod(), node::host(), &[])
+        .tcp(1, 2, tcp_flag::SYN)
+        .frame(node::POD_MAC, node::NODE_MAC, 64);
+    let (_, result) = run(packet, Program::FromPod, Route::Stack, |sim| {
+        sim.connections_max = 0
+    });
+    assert_eq!(
+        result.map_err(|dropped| dropped.reason),
+        Err(abi::DropReason::CtMapInsertionFailed)
+    );
 }
 
 /// Errors are sent while there are tokens, and again when time has passed.
 #[test]
 fn errors_are_limited() {
-    let packet = Builder::new(node::pod(), node::other(), &[]).udp(1, 2).frame(node::POD_MAC, node::NODE_MAC, 1);
+    let packet =
+        Builder::new(node::pod(), node::other(), &[])
+            .udp(1, 2)
+            .frame(node::POD_MAC, node::NODE_MAC, 1);
     let mut sim = node::sim();
     let mut sent = 0;
     for _ in 0..200 {
@@ -195,7 +221,10 @@ fn connections_age_by_their_state() {
         let (program, packet) = if src == node::pod() {
             (Program::FromPod, builder.frame(node::POD_MAC, node::NODE_MAC, 64))
         } else {
-            (Program::FromNetdev, builder.frame(node::OUTSIDE_MAC, node::NODE_MAC, 64))
+            (
+                Program::FromNetdev,
+                builder.frame(node::OUTSIDE_MAC, node::NODE_MAC, 64),
+            )
         };
         sim.packet = packet;
         sim.run(program).unwrap();
@@ -203,18 +232,41 @@ fn connections_age_by_their_state() {
         (entry.expires - sim.now, entry.packets)
     };
     let (pod, remote) = (node::pod(), node::remote());
-    assert_eq!(step(pod, remote, (40000, 80), tcp_flag::SYN, 0), (config.ct_syn, 1));
-    assert_eq!(step(remote, pod, (80, 40000), tcp_flag::SYN | tcp_flag::ACK, 1), (config.ct_tcp, 2));
-    assert_eq!(step(pod, remote, (40000, 80), tcp_flag::FIN | tcp_flag::ACK, 1), (config.ct_tcp, 3));
-    assert_eq!(step(remote, pod, (80, 40000), tcp_flag::FIN | tcp_flag::ACK, 1), (config.ct_close, 4));
-    assert_eq!(step(pod, remote, (40000, 80), tcp_flag::SYN, 1), (config.ct_syn, 1), "opened again");
-    assert_eq!(step(pod, remote, (40000, 80), tcp_flag::ACK, config.ct_syn + 1), (config.ct_tcp, 1), "too late");
+    assert_eq!(
+        step(pod, remote, (40000, 80), tcp_flag::SYN, 0),
+        (config.ct_syn, 1)
+    );
+    assert_eq!(
+        step(remote, pod, (80, 40000), tcp_flag::SYN | tcp_flag::ACK, 1),
+        (config.ct_tcp, 2)
+    );
+    assert_eq!(
+        step(pod, remote, (40000, 80), tcp_flag::FIN | tcp_flag::ACK, 1),
+        (config.ct_tcp, 3)
+    );
+    assert_eq!(
+        step(remote, pod, (80, 40000), tcp_flag::FIN | tcp_flag::ACK, 1),
+        (config.ct_close, 4)
+    );
+    assert_eq!(
+        step(pod, remote, (40000, 80), tcp_flag::SYN, 1),
+        (config.ct_syn, 1),
+        "opened again"
+    );
+    assert_eq!(
+        step(pod, remote, (40000, 80), tcp_flag::ACK, config.ct_syn + 1),
+        (config.ct_tcp, 1),
+        "too late"
+    );
 }
 
 /// An endpoint without a MAC or device belongs to nobody's link.
 #[test]
 fn an_empty_endpoint_takes_nothing() {
-    let packet = Builder::new(node::remote(), node::pod(), &[]).udp(1, 2).frame(node::OUTSIDE_MAC, node::NODE_MAC, 60);
+    let packet =
+        Builder::new(node::remote(), node::pod(), &[])
+            .udp(1, 2)
+            .frame(node::OUTSIDE_MAC, node::NODE_MAC, 60);
     let (_, result) = run(packet, Program::ToPod, Route::Stack, |sim| {
         sim.endpoints.insert(node::pod(), Endpoint::default());
     });

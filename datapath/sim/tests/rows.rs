@@ -2,7 +2,10 @@
 
 #[test]
 fn every_row_holds_in_memory() {
-    let wrong: Vec<String> = seta_sim::rows::all().iter().filter_map(|row| row.check().err()).collect();
+    let wrong: Vec<String> = seta_sim::rows::all()
+        .iter()
+        .filter_map(|row| row.check().err())
+        .collect();
     assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n\n"));
 }
 

@@ -33,7 +33,10 @@ pub struct Tracked {
 
 impl Default for Tracked {
     fn default() -> Self {
-        Self { reason: TraceReason::Unknown, report: true }
+        Self {
+            reason: TraceReason::Unknown,
+            report: true,
+        }
     }
 }
 
@@ -43,7 +46,11 @@ pub fn track<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, side: Side)
     parsed.tuple.dir = side as u8;
     if parsed.is_control && F::is_error(parsed.control) {
         let is_known = cx.is_known::<F>(parsed);
-        let reason = if is_known { TraceReason::Related } else { TraceReason::New };
+        let reason = if is_known {
+            TraceReason::Related
+        } else {
+            TraceReason::New
+        };
         parsed.tracked = Tracked { reason, report: true };
         return Ok(());
     }
@@ -85,7 +92,12 @@ pub fn look_up<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropRe
 
 /// The first guess was wrong: the other direction, else a new connection.
 #[inline(never)]
-fn miss<C: Context>(cx: &mut C, key: &mut CtKey, seen: &Seen, was_forward: bool) -> Result<Tracked, DropReason> {
+fn miss<C: Context>(
+    cx: &mut C,
+    key: &mut CtKey,
+    seen: &Seen,
+    was_forward: bool,
+) -> Result<Tracked, DropReason> {
     if was_forward {
         turn(key);
         let found = update(cx, key, seen, false);
@@ -102,8 +114,12 @@ fn miss<C: Context>(cx: &mut C, key: &mut CtKey, seen: &Seen, was_forward: bool)
         ..CtEntry::default()
     };
     seen.start(&mut entry);
-    cx.add_connection(key, &entry).map_err(|_| DropReason::CtMapInsertionFailed)?;
-    Ok(Tracked { reason: TraceReason::New, report: true })
+    cx.add_connection(key, &entry)
+        .map_err(|_| DropReason::CtMapInsertionFailed)?;
+    Ok(Tracked {
+        reason: TraceReason::New,
+        report: true,
+    })
 }
 
 #[inline(always)]
@@ -116,7 +132,11 @@ fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &Seen, is_forward: bool) ->
             return None;
         }
         let report = seen.continues(entry, is_forward);
-        let reason = if is_forward { TraceReason::Established } else { TraceReason::Reply };
+        let reason = if is_forward {
+            TraceReason::Established
+        } else {
+            TraceReason::Reply
+        };
         Some(Tracked { reason, report })
     })?
 }
@@ -171,9 +191,8 @@ impl Seen {
         };
         let fresh = self.tcp_flags & !*flags;
         *flags |= self.tcp_flags;
-        let report = fresh & self.reported_flags != 0
-            || self.ends()
-            || self.now.wrapping_sub(*last) >= self.interval;
+        let report =
+            fresh & self.reported_flags != 0 || self.ends() || self.now.wrapping_sub(*last) >= self.interval;
         if report {
             *last = self.now;
         }

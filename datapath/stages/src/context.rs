@@ -7,16 +7,8 @@ use abi::DropReason;
 use packet::{Family, Packet};
 
 use crate::{
-    Env, Tables,
-    conntrack, icmp_error,
-    icmp_error::Problem,
-    neighbour,
-    neighbour::Handled,
-    parse,
-    parse::Parsed,
-    related, report,
-    report::Sighting,
-    verdict::Dropped,
+    Env, Tables, conntrack, icmp_error, icmp_error::Problem, neighbour, neighbour::Handled, parse,
+    parse::Parsed, related, report, report::Sighting, verdict::Dropped,
 };
 
 /// One value with all three traits, as a function in the kernel takes five arguments at most.

@@ -9,8 +9,7 @@
 
 use abi::{Direction, DropReason, tables::bucket};
 use packet::{
-    Ethernet, Family, Fragment,
-    checksum,
+    Ethernet, Family, Fragment, checksum,
     ethernet::ether_type,
     icmp6::{self, Icmp6},
     ip::{Ipv6, Scope},
@@ -33,7 +32,11 @@ const HEADERS: u32 = Ipv6::LEN + Icmp6::LEN;
 /// Hop limit of our own messages.
 const HOP_LIMIT: u8 = 64;
 /// 100 per second and CPU, 50 at once.
-const LIMIT: Rate = Rate { slot: bucket::ICMP_ERRORS, interval: 10_000_000, burst: 50 };
+const LIMIT: Rate = Rate {
+    slot: bucket::ICMP_ERRORS,
+    interval: 10_000_000,
+    burst: 50,
+};
 
 /// The hop limit ends here.
 #[inline(always)]
@@ -42,8 +45,12 @@ pub fn time_exceeded<F: Family, C: Context>(
     parsed: &Parsed,
     direction: Direction,
 ) -> Result<Verdict, Dropped> {
-    let problem =
-        Problem { kind: icmp6::kind::TIME_EXCEEDED, reason: DropReason::TtlExceeded, direction, body: 0 };
+    let problem = Problem {
+        kind: icmp6::kind::TIME_EXCEEDED,
+        reason: DropReason::TtlExceeded,
+        direction,
+        body: 0,
+    };
     report_back::<F, C>(cx, parsed, problem)
 }
 
@@ -57,7 +64,16 @@ pub fn too_big<F: Family, C: Context>(
 ) -> Result<Verdict, Dropped> {
     // The text of this reason is "Fragmentation needed".
     let reason = DropReason::CtMissingTcpAckFlag;
-    report_back::<F, C>(cx, parsed, Problem { kind: icmp6::kind::TOO_BIG, reason, direction, body: mtu })
+    report_back::<F, C>(
+        cx,
+        parsed,
+        Problem {
+            kind: icmp6::kind::TOO_BIG,
+            reason,
+            direction,
+            body: mtu,
+        },
+    )
 }
 
 /// What is wrong with a packet.
@@ -74,18 +90,28 @@ pub struct Problem {
 }
 
 #[inline(always)]
-fn report_back<F: Family, C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Result<Verdict, Dropped> {
+fn report_back<F: Family, C: Context>(
+    cx: &mut C,
+    parsed: &Parsed,
+    problem: Problem,
+) -> Result<Verdict, Dropped> {
     if !F::IS_V6 {
         return Ok(Verdict::Stack);
     }
-    let dropped = Dropped { reason: problem.reason, direction: problem.direction };
+    let dropped = Dropped {
+        reason: problem.reason,
+        direction: problem.direction,
+    };
     if !is_due(cx, parsed) {
         return Err(dropped);
     }
     // What is answered is counted and reported here, while it still is the packet that is dropped.
     cx.dropped(dropped);
-    cx.answer(parsed, problem).map_err(|reason| Dropped { reason, ..dropped })?;
-    Ok(Verdict::Device { ifindex: cx.ifindex() })
+    cx.answer(parsed, problem)
+        .map_err(|reason| Dropped { reason, ..dropped })?;
+    Ok(Verdict::Device {
+        ifindex: cx.ifindex(),
+    })
 }
 
 /// Turns the packet into a message to its sender.
@@ -99,7 +125,9 @@ pub fn answer<C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Resu
 /// Whether a message about the packet may be sent, now.
 #[inline(never)]
 fn is_due<C: Context>(cx: &mut C, parsed: &Parsed) -> bool {
-    cx.load(Ethernet::ADDRESSES).is_ok_and(|first| deserves_answer(first, parsed)) && LIMIT.take(cx)
+    cx.load(Ethernet::ADDRESSES)
+        .is_ok_and(|first| deserves_answer(first, parsed))
+        && LIMIT.take(cx)
 }
 
 /// RFC 4443 §2.4 e: never about an error or a redirect, nor about what went to many or came from nobody in particular.
@@ -142,17 +170,32 @@ fn write<C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Result<()
     // With the field filled in, the transport header and all behind it sum up to the inverse of what is there now,
     // wherever the end was cut.
     let (summed, rest) = match left_to_hardware(cx, parsed) {
-        Some(seed) if parsed.offset.saturating_add(u32::from(parsed.transport_len)) <= kept => (transport, !seed),
+        Some(seed) if parsed.offset.saturating_add(u32::from(parsed.transport_len)) <= kept => {
+            (transport, !seed)
+        }
         _ => (kept.saturating_sub(Ethernet::LEN), 0),
     };
     cx.resize(kept).map_err(access)?;
     cx.open_layer3(HEADERS).map_err(access)?;
     let ethernet: Ethernet = cx.load(0).map_err(access)?;
-    cx.store(0, &Ethernet { dst: ethernet.src, src: ethernet.dst, ether_type: ether_type::IPV6 }).map_err(access)?;
+    cx.store(
+        0,
+        &Ethernet {
+            dst: ethernet.src,
+            src: ethernet.dst,
+            ether_type: ether_type::IPV6,
+        },
+    )
+    .map_err(access)?;
     let inner = kept.saturating_sub(Ethernet::LEN);
     let payload = inner.saturating_add(Icmp6::LEN) as u16;
     let router = cx.config().router_v6;
-    let mut icmp = Icmp6 { kind: problem.kind, code: 0, checksum: [0; 2], body: problem.body.to_be_bytes() };
+    let mut icmp = Icmp6 {
+        kind: problem.kind,
+        code: 0,
+        checksum: [0; 2],
+        body: problem.body.to_be_bytes(),
+    };
     let sum = checksum::add(
         checksum::pseudo_header(&router, receiver, payload, protocol::ICMPV6),
         checksum::add(

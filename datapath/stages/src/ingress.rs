@@ -48,7 +48,9 @@ pub fn deliver<F: Family, C: Context>(
         return icmp_error::too_big::<F, C>(cx, parsed, direction, pod.mtu);
     }
     admit::<F, C>(cx, parsed, pod).map_err(Dropped::ingress)?;
-    F::decrement_hop_limit(cx, parsed.hop_limit).map_err(access).map_err(Dropped::ingress)?;
+    F::decrement_hop_limit(cx, parsed.hop_limit)
+        .map_err(access)
+        .map_err(Dropped::ingress)?;
     address(cx, pod).map_err(Dropped::ingress)?;
     Ok(Verdict::Peer { ifindex: pod.ifindex })
 }
@@ -56,5 +58,6 @@ pub fn deliver<F: Family, C: Context>(
 /// Puts the link-layer addresses of a pod's link on a packet.
 #[inline(always)]
 pub fn address<C: Context>(cx: &mut C, pod: &Endpoint) -> Result<(), DropReason> {
-    cx.store(Ethernet::ADDRESSES, &[pod.mac, pod.node_mac]).map_err(access)
+    cx.store(Ethernet::ADDRESSES, &[pod.mac, pod.node_mac])
+        .map_err(access)
 }

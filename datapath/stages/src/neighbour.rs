@@ -6,8 +6,7 @@
 
 use abi::{Addr, DropReason, Endpoint};
 use packet::{
-    Ethernet, Family, Fragment, V6,
-    checksum,
+    Ethernet, Family, Fragment, V6, checksum,
     ethernet::ether_type,
     icmp6::{self, Advertisement, Icmp6, OptionHead, Solicitation, kind},
     ip::{Ipv6, Scope},
@@ -63,7 +62,9 @@ pub fn from_pod<C: Context>(cx: &mut C, parsed: &Parsed) -> Result<Handled, Drop
             Ok(Handled::Quietly)
         }
         // RFC 6980 §5: these are never fragmented.
-        kind::NEIGHBOUR_SOLICITATION | kind::NEIGHBOUR_ADVERTISEMENT if matches!(parsed.fragment, Fragment::Whole) => {
+        kind::NEIGHBOUR_SOLICITATION | kind::NEIGHBOUR_ADVERTISEMENT
+            if matches!(parsed.fragment, Fragment::Whole) =>
+        {
             let message: Solicitation = cx.load(parsed.offset).map_err(access)?;
             let target = Addr(message.target);
             // RFC 4861 §7.1.1, §7.1.2: only who is on the link can send with this hop limit.
@@ -73,7 +74,11 @@ pub fn from_pod<C: Context>(cx: &mut C, parsed: &Parsed) -> Result<Handled, Drop
             if parsed.control == kind::NEIGHBOUR_ADVERTISEMENT {
                 // The node's stack may learn about the pod from it, about nobody else.
                 let is_own = target == link.addr || target.is_link_local();
-                return if is_own { to_stack(cx, parsed.dst()) } else { Err(DropReason::ForbiddenIcmpv6Message) };
+                return if is_own {
+                    to_stack(cx, parsed.dst())
+                } else {
+                    Err(DropReason::ForbiddenIcmpv6Message)
+                };
             }
             solicitation(cx, parsed, &link, &target)
         }
@@ -121,8 +126,14 @@ fn solicitation<C: Context>(
 fn to_stack<C: Context>(cx: &C, dst: &Addr) -> Result<Handled, DropReason> {
     let is_for_node = dst.is_link_multicast()
         || dst.is_link_local()
-        || cx.endpoint(dst).is_some_and(|endpoint| endpoint.flags & Endpoint::HOST != 0);
-    if is_for_node { Ok(Handled::Stack) } else { Err(DropReason::ForbiddenIcmpv6Message) }
+        || cx
+            .endpoint(dst)
+            .is_some_and(|endpoint| endpoint.flags & Endpoint::HOST != 0);
+    if is_for_node {
+        Ok(Handled::Stack)
+    } else {
+        Err(DropReason::ForbiddenIcmpv6Message)
+    }
 }
 
 /// RFC 4861 §7.1.1: no option of length 0; no link-layer address of a sender who has no address.
@@ -143,13 +154,28 @@ fn check_options<C: Context>(cx: &C, mut offset: u32, is_probe: bool) -> Result<
 /// Turns the solicitation of `asker` into the answer. Its source is the target, as from the neighbour itself; a probe is
 /// answered to all nodes (RFC 4861 §7.2.4). One write per header, so that they share a place on the stack.
 #[inline(never)]
-fn advertise<C: Context>(cx: &mut C, asker: &Addr, target: &Addr, link: &Link, flags: u8) -> Result<(), DropReason> {
-    cx.resize(Ethernet::LEN + Ipv6::LEN + Advertisement::LEN).map_err(access)?;
+fn advertise<C: Context>(
+    cx: &mut C,
+    asker: &Addr,
+    target: &Addr,
+    link: &Link,
+    flags: u8,
+) -> Result<(), DropReason> {
+    cx.resize(Ethernet::LEN + Ipv6::LEN + Advertisement::LEN)
+        .map_err(access)?;
     let is_probe = asker.is_unspecified();
     let dst = if is_probe { icmp6::ALL_NODES } else { *asker };
-    let mac = if is_probe { icmp6::multicast_mac(&icmp6::ALL_NODES) } else { link.mac };
+    let mac = if is_probe {
+        icmp6::multicast_mac(&icmp6::ALL_NODES)
+    } else {
+        link.mac
+    };
     let solicited = if is_probe { 0 } else { Advertisement::SOLICITED };
-    let ethernet = Ethernet { dst: mac, src: link.node_mac, ether_type: ether_type::IPV6 };
+    let ethernet = Ethernet {
+        dst: mac,
+        src: link.node_mac,
+        ether_type: ether_type::IPV6,
+    };
     cx.store(0, &ethernet).map_err(access)?;
     let ip = Ipv6 {
         version_class_flow: [Ipv6::VERSION, 0, 0, 0],
@@ -187,15 +213,27 @@ pub fn echo<C: Context>(cx: &mut C, parsed: &Parsed) -> Result<Verdict, DropReas
     let icmp: Icmp6 = cx.load(parsed.offset).map_err(access)?;
     let reply = Icmp6 {
         kind: kind::ECHO_REPLY,
-        checksum: checksum::update(icmp.checksum, [icmp.kind, icmp.code], [kind::ECHO_REPLY, icmp.code]),
+        checksum: checksum::update(
+            icmp.checksum,
+            [icmp.kind, icmp.code],
+            [kind::ECHO_REPLY, icmp.code],
+        ),
         ..icmp
     };
     cx.store(parsed.offset, &reply).map_err(access)?;
-    cx.store(Ethernet::ADDRESSES, &[ethernet.src, ethernet.dst]).map_err(access)?;
-    cx.store(Ethernet::LEN + Ipv6::HOP_LIMIT, &ECHO_HOP_LIMIT).map_err(access)?;
-    cx.store(Ethernet::LEN + Ipv6::HOP_LIMIT + 1, &[parsed.dst().0, parsed.src().0]).map_err(access)?;
+    cx.store(Ethernet::ADDRESSES, &[ethernet.src, ethernet.dst])
+        .map_err(access)?;
+    cx.store(Ethernet::LEN + Ipv6::HOP_LIMIT, &ECHO_HOP_LIMIT)
+        .map_err(access)?;
+    cx.store(
+        Ethernet::LEN + Ipv6::HOP_LIMIT + 1,
+        &[parsed.dst().0, parsed.src().0],
+    )
+    .map_err(access)?;
     cx.set_mark(abi::mark::DONE);
-    Ok(Verdict::Device { ifindex: cx.ifindex() })
+    Ok(Verdict::Device {
+        ifindex: cx.ifindex(),
+    })
 }
 
 const ECHO_HOP_LIMIT: u8 = 64;

@@ -1,22 +1,12 @@
 //! The programs of native devices and of the node's own device.
 
-use abi::{
-    Direction, DropReason, Endpoint,
-    event::ObservationPoint,
-    tables::bucket,
-};
+use abi::{Direction, DropReason, Endpoint, event::ObservationPoint, tables::bucket};
 use packet::{
-    Ethernet, Family, V4, V6,
-    ethernet::ether_type,
-    icmp6,
-    ip::Scope,
-    protocol,
-    transport::tcp_flag,
+    Ethernet, Family, V4, V6, ethernet::ether_type, icmp6, ip::Scope, protocol, transport::tcp_flag,
 };
 
 use crate::{
-    Context, Verdict,
-    ingress,
+    Context, Verdict, ingress,
     parse::Parsed,
     pod::is_done,
     rate::Rate,
@@ -26,13 +16,15 @@ use crate::{
 };
 
 /// Trace events about the node's own traffic: 100 per second and CPU, 200 at once.
-const HOST_TRACES: Rate = Rate { slot: bucket::HOST_TRACES, interval: 10_000_000, burst: 200 };
+const HOST_TRACES: Rate = Rate {
+    slot: bucket::HOST_TRACES,
+    interval: 10_000_000,
+    burst: 200,
+};
 
 /// Program `from_netdev`: what comes from other nodes and the world.
 #[inline(always)]
-pub fn from_netdev<C: Context>(
-    cx: &mut C,
-) -> Result<Verdict, Dropped> {
+pub fn from_netdev<C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     if cx.is_tagged() {
         // For a VLAN device on top of this one.
         return Ok(Verdict::Pass);
@@ -51,9 +43,7 @@ pub fn from_netdev<C: Context>(
 
 /// Program `to_netdev`: what leaves the node through the stack. It is only watched.
 #[inline(always)]
-pub fn to_netdev<C: Context>(
-    cx: &mut C,
-) -> Result<Verdict, Dropped> {
+pub fn to_netdev<C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     if !is_done(cx) {
         match cx.load::<Ethernet>(0) {
             Ok(ethernet) if ethernet.ether_type == ether_type::IPV6 && V6::is_enabled(&cx.config()) => {
@@ -70,9 +60,7 @@ pub fn to_netdev<C: Context>(
 
 /// Program `from_host`: what the stack routes towards the pods of this node.
 #[inline(always)]
-pub fn from_host<C: Context>(
-    cx: &mut C,
-) -> Result<Verdict, Dropped> {
+pub fn from_host<C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     let result = match cx.load::<Ethernet>(0) {
         Ok(ethernet) if ethernet.ether_type == ether_type::IPV6 && V6::is_enabled(&cx.config()) => {
             hand_over::<V6, C>(cx)
@@ -149,5 +137,13 @@ fn watch<F: Family, C: Context>(cx: &mut C) {
 #[inline(always)]
 fn node_trace<C: Context>(cx: &mut C, parsed: &Parsed, point: ObservationPoint) {
     let ifindex = cx.ifindex();
-    cx.trace(parsed, Sighting { point, source: 0, dst_id: 0, ifindex });
+    cx.trace(
+        parsed,
+        Sighting {
+            point,
+            source: 0,
+            dst_id: 0,
+            ifindex,
+        },
+    );
 }

@@ -87,13 +87,21 @@ pub fn parse<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<()
     parsed.hop_limit = F::hop_limit(&header);
     let walked = F::chain(packet, Ethernet::LEN, &header).map_err(chain)?;
     let is_later = matches!(walked.fragment, Fragment::Later);
-    parsed.tuple.proto = if is_later { protocol::FRAGMENT } else { walked.protocol };
+    parsed.tuple.proto = if is_later {
+        protocol::FRAGMENT
+    } else {
+        walked.protocol
+    };
     parsed.offset = walked.offset;
     parsed.jumbo = walked.jumbo as u8;
     parsed.fragment = walked.fragment;
     parsed.is_control = walked.protocol == F::CONTROL && !is_later;
     parsed.protocol = walked.protocol;
-    if is_later { Ok(()) } else { transport::<F, P>(packet, parsed) }
+    if is_later {
+        Ok(())
+    } else {
+        transport::<F, P>(packet, parsed)
+    }
 }
 
 #[inline(always)]
@@ -125,5 +133,8 @@ fn transport<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<()
 /// Whether a protocol other than TCP begins with two ports.
 #[inline(always)]
 pub(crate) const fn has_ports(number: u8) -> bool {
-    matches!(number, protocol::UDP | protocol::SCTP | protocol::DCCP | protocol::UDP_LITE)
+    matches!(
+        number,
+        protocol::UDP | protocol::SCTP | protocol::DCCP | protocol::UDP_LITE
+    )
 }

@@ -15,9 +15,7 @@ use crate::{
 
 /// Program `from_pod`: what a pod sends.
 #[inline(always)]
-pub fn from_pod<C: Context>(
-    cx: &mut C,
-) -> Result<Verdict, Dropped> {
+pub fn from_pod<C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     let result = match cx.load::<Ethernet>(0) {
         // It would leave the node with its tag, into a network that is not the pod's.
         Ok(_) if cx.is_tagged() => Err(Dropped::egress(DropReason::VlanFiltered)),
@@ -35,9 +33,7 @@ pub fn from_pod<C: Context>(
 
 /// Program `to_pod`: what the stack delivers to a pod.
 #[inline(always)]
-pub fn to_pod<C: Context>(
-    cx: &mut C,
-) -> Result<Verdict, Dropped> {
+pub fn to_pod<C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     if is_done(cx) {
         return Ok(Verdict::Pass);
     }
@@ -60,10 +56,7 @@ pub(crate) fn is_done<C: Context>(cx: &C) -> bool {
 }
 
 #[inline(never)]
-fn leave<F: Family, C: Context>(
-    cx: &mut C,
-    mac: &[u8; 6],
-) -> Result<Verdict, Dropped> {
+fn leave<F: Family, C: Context>(cx: &mut C, mac: &[u8; 6]) -> Result<Verdict, Dropped> {
     let mut parsed = Parsed::default();
     cx.parse::<F>(&mut parsed).map_err(Dropped::egress)?;
     if F::IS_V6 && parsed.is_control && icmp6::is_link_only(parsed.control) {
@@ -106,11 +99,7 @@ fn leave<F: Family, C: Context>(
 
 /// To another node or the world.
 #[inline(never)]
-fn forward<F: Family, C: Context>(
-    cx: &mut C,
-    parsed: &Parsed,
-    sender: u16,
-) -> Result<Verdict, Dropped> {
+fn forward<F: Family, C: Context>(cx: &mut C, parsed: &Parsed, sender: u16) -> Result<Verdict, Dropped> {
     if parsed.hop_limit <= 1 {
         return icmp_error::time_exceeded::<F, C>(cx, parsed, Direction::Egress);
     }
@@ -126,7 +115,9 @@ fn forward<F: Family, C: Context>(
         // The route to the node's own pods, and none of them has this address.
         return Err(Dropped::egress(DropReason::NoMatchingLocalContainerFound));
     }
-    F::decrement_hop_limit(cx, parsed.hop_limit).map_err(access).map_err(Dropped::egress)?;
+    F::decrement_hop_limit(cx, parsed.hop_limit)
+        .map_err(access)
+        .map_err(Dropped::egress)?;
     if report::wants(cx, parsed) {
         sight(cx, parsed, sender, ObservationPoint::ToNetwork, ifindex);
     }
@@ -151,11 +142,7 @@ fn find_route<C: Context>(cx: &mut C, parsed: &Parsed) -> Route {
 }
 
 #[inline(always)]
-fn to_stack<C: Context>(
-    cx: &mut C,
-    parsed: &Parsed,
-    sender: u16,
-) -> Verdict {
+fn to_stack<C: Context>(cx: &mut C, parsed: &Parsed, sender: u16) -> Verdict {
     if report::wants(cx, parsed) {
         sight(cx, parsed, sender, ObservationPoint::ToStack, 0);
     }
@@ -164,20 +151,20 @@ fn to_stack<C: Context>(
 }
 
 #[inline(always)]
-fn sight<C: Context>(
-    cx: &mut C,
-    parsed: &Parsed,
-    sender: u16,
-    point: ObservationPoint,
-    ifindex: u32,
-) {
-    cx.trace(parsed, Sighting { point, source: sender, dst_id: 0, ifindex });
+fn sight<C: Context>(cx: &mut C, parsed: &Parsed, sender: u16, point: ObservationPoint, ifindex: u32) {
+    cx.trace(
+        parsed,
+        Sighting {
+            point,
+            source: sender,
+            dst_id: 0,
+            ifindex,
+        },
+    );
 }
 
 #[inline(never)]
-fn enter<F: Family, C: Context>(
-    cx: &mut C,
-) -> Result<Verdict, Dropped> {
+fn enter<F: Family, C: Context>(cx: &mut C) -> Result<Verdict, Dropped> {
     let mut parsed = Parsed::default();
     cx.parse::<F>(&mut parsed).map_err(Dropped::ingress)?;
     // With any other hop limit it comes from behind a router (RFC 4861 §6.1, §7.1) and is a packet like others.
@@ -189,7 +176,9 @@ fn enter<F: Family, C: Context>(
         // Between the node and its pod: no connection, no policy.
         return Ok(Verdict::Pass);
     }
-    let pod = cx.endpoint(parsed.dst()).filter(|pod| pod.ifindex == cx.ifindex());
+    let pod = cx
+        .endpoint(parsed.dst())
+        .filter(|pod| pod.ifindex == cx.ifindex());
     let pod = pod.ok_or(Dropped::ingress(DropReason::NoMatchingLocalContainerFound))?;
     ingress::admit::<F, C>(cx, &mut parsed, &pod).map_err(Dropped::ingress)?;
     Ok(Verdict::Pass)

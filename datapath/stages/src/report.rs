@@ -8,11 +8,7 @@ use abi::{
 };
 use packet::{Ethernet, Family, V4, V6, ethernet::ether_type};
 
-use crate::{
-    Context, Verdict,
-    parse::Parsed,
-    verdict::Dropped,
-};
+use crate::{Context, Verdict, parse::Parsed, verdict::Dropped};
 
 /// Version of the record layouts.
 const VERSION: u16 = 1;
@@ -84,10 +80,7 @@ pub fn trace<C: Context>(cx: &mut C, parsed: &Parsed, sighting: Sighting) {
 
 /// The last thing every entry function does: counts and reports what is not forwarded.
 #[inline(always)]
-pub(crate) fn conclude<C: Context>(
-    cx: &mut C,
-    result: Result<Verdict, Dropped>,
-) -> Result<Verdict, Dropped> {
+pub(crate) fn conclude<C: Context>(cx: &mut C, result: Result<Verdict, Dropped>) -> Result<Verdict, Dropped> {
     match result {
         Ok(Verdict::Consumed(reason)) => {
             cx.count(metric_index(reason as u8, Direction::Egress), cx.len());
@@ -165,14 +158,22 @@ fn read_ends<C: Context>(cx: &C, ends: &mut Ends) -> bool {
             let Ok([src, dst]) = cx.load::<[Addr; 2]>(Ethernet::LEN + V6::ADDRESSES) else {
                 return false;
             };
-            *ends = Ends { src, dst, flags: FLAG_V6 };
+            *ends = Ends {
+                src,
+                dst,
+                flags: FLAG_V6,
+            };
             true
         }
         Ok(ether_type::IPV4) => {
             let Ok([src, dst]) = cx.load::<[[u8; 4]; 2]>(Ethernet::LEN + V4::ADDRESSES) else {
                 return false;
             };
-            *ends = Ends { src: Addr::from_v4(src), dst: Addr::from_v4(dst), flags: 0 };
+            *ends = Ends {
+                src: Addr::from_v4(src),
+                dst: Addr::from_v4(dst),
+                flags: 0,
+            };
             true
         }
         _ => false,

@@ -18,7 +18,12 @@ pub fn verify<C: Context>(cx: &C, src: &Addr, mac: &[u8; 6]) -> Result<u16, Drop
 /// their identity, nor from one that no router forwards (RFC 4291 §2.5.2, §2.5.3, §2.5.6, §2.7).
 #[inline(always)]
 pub fn from_outside<C: Context>(cx: &C, src: &Addr) -> Result<(), DropReason> {
-    if src.is_link_local() || src.is_multicast() || src.is_unspecified() || src.is_loopback() || cx.endpoint(src).is_some() {
+    if src.is_link_local()
+        || src.is_multicast()
+        || src.is_unspecified()
+        || src.is_loopback()
+        || cx.endpoint(src).is_some()
+    {
         return Err(DropReason::InvalidSourceIp);
     }
     Ok(())
@@ -39,10 +44,18 @@ pub struct Link {
 #[inline(never)]
 pub fn by_device<C: Context>(cx: &C, link: &mut Link) -> Result<(), DropReason> {
     let addr = cx.device(cx.ifindex()).ok_or(DropReason::EpNotReady)?;
-    let found = cx.endpoint(&addr).map(|pod| Link { addr, mac: pod.mac, node_mac: pod.node_mac });
+    let found = cx.endpoint(&addr).map(|pod| Link {
+        addr,
+        mac: pod.mac,
+        node_mac: pod.node_mac,
+    });
     *link = found.ok_or(DropReason::EpNotReady)?;
     let ethernet: Ethernet = cx.load(0).map_err(crate::verdict::access)?;
-    if link.mac == ethernet.src { Ok(()) } else { Err(DropReason::InvalidSourceMac) }
+    if link.mac == ethernet.src {
+        Ok(())
+    } else {
+        Err(DropReason::InvalidSourceMac)
+    }
 }
 
 /// Which of the three was wrong.

@@ -44,12 +44,18 @@ pub struct Dropped {
 impl Dropped {
     #[inline(always)]
     pub(crate) fn egress(reason: DropReason) -> Self {
-        Self { reason, direction: Direction::Egress }
+        Self {
+            reason,
+            direction: Direction::Egress,
+        }
     }
 
     #[inline(always)]
     pub(crate) fn ingress(reason: DropReason) -> Self {
-        Self { reason, direction: Direction::Ingress }
+        Self {
+            reason,
+            direction: Direction::Ingress,
+        }
     }
 }
 

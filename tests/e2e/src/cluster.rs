@@ -9,7 +9,12 @@ use crate::{Lab, walk::INSTALL};
 /// A pod that sleeps, for commands to be run in, on the node with this name (`kind-worker`).
 #[must_use]
 pub fn client(name: &str, node: &str) -> String {
-    pod(name, node, "curlimages/curl", r#"command: ["/bin/sh", "-c", "while true; do sleep 1000; done"]"#)
+    pod(
+        name,
+        node,
+        "curlimages/curl",
+        r#"command: ["/bin/sh", "-c", "while true; do sleep 1000; done"]"#,
+    )
 }
 
 /// A pod with a web server.
@@ -62,7 +67,8 @@ impl Lab {
     /// # Errors
     /// What kubectl prints.
     pub fn apply(&self, manifests: &str) -> Result<()> {
-        self.ok(&format!("kubectl apply -f - <<'EOF'\n{manifests}\nEOF")).map(drop)
+        self.ok(&format!("kubectl apply -f - <<'EOF'\n{manifests}\nEOF"))
+            .map(drop)
     }
 
     /// Apply pods and wait until they are ready.
@@ -71,7 +77,8 @@ impl Lab {
     /// What kubectl prints.
     pub fn pods(&self, manifests: &[String]) -> Result<()> {
         self.apply(&manifests.concat())?;
-        self.ok("kubectl wait --for=condition=Ready pod --all --timeout=60s").map(drop)
+        self.ok("kubectl wait --for=condition=Ready pod --all --timeout=60s")
+            .map(drop)
     }
 
     /// The address of a pod of the default namespace.
@@ -80,7 +87,8 @@ impl Lab {
     /// When the pod has none.
     pub fn address(&self, pod: &str) -> Result<String> {
         let text = self.ok(&format!("kubectl get pod {pod} -o jsonpath='{{.status.podIP}}'"))?;
-        text.parse::<std::net::Ipv6Addr>().with_context(|| format!("{pod} has no IPv6 address: `{text}`"))?;
+        text.parse::<std::net::Ipv6Addr>()
+            .with_context(|| format!("{pod} has no IPv6 address: `{text}`"))?;
         Ok(text)
     }
 
@@ -116,6 +124,7 @@ done | grep killed'"#
     /// # Errors
     /// After a minute; with the last status.
     pub fn healthy(&self) -> Result<()> {
-        self.until(Duration::from_secs(60), "seta status", |output| output.code == 0).map(drop)
+        self.until(Duration::from_secs(60), "seta status", |output| output.code == 0)
+            .map(drop)
     }
 }

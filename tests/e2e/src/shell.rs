@@ -33,9 +33,16 @@ impl Lab {
     /// # Errors
     /// When the binary or the machine's temporary directory is missing.
     pub fn new(cluster: &str, seta: &Path) -> Result<Self> {
-        let seta = seta.canonicalize().with_context(|| format!("{} is not built", seta.display()))?;
+        let seta = seta
+            .canonicalize()
+            .with_context(|| format!("{} is not built", seta.display()))?;
         let directory = tempfile::tempdir().context("no temporary directory")?;
-        Ok(Self { cluster: cluster.to_owned(), seta, directory, keep: false })
+        Ok(Self {
+            cluster: cluster.to_owned(),
+            seta,
+            directory,
+            keep: false,
+        })
     }
 
     /// The name of the cluster; nodes are `<cluster>-control-plane` and so on.
@@ -79,10 +86,17 @@ impl Lab {
     /// When the shell cannot be started, or the script is still running after two minutes (it is then killed).
     pub fn run(&self, script: &str) -> Result<Output> {
         let output = self
-            .command(&format!("timeout --kill-after=5 120 bash -o pipefail -c {}", quote(script)))
+            .command(&format!(
+                "timeout --kill-after=5 120 bash -o pipefail -c {}",
+                quote(script)
+            ))
             .output()
             .context("cannot start bash")?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         let code = output.status.code().unwrap_or(-1);
         if code == 124 {
             bail!("still running after two minutes: {script}\n{text}");
@@ -97,7 +111,11 @@ impl Lab {
     pub fn ok(&self, script: &str) -> Result<String> {
         let output = self.run(script)?;
         if output.code != 0 {
-            bail!("`{script}` ended with exit code {}:\n{}", output.code, output.text);
+            bail!(
+                "`{script}` ended with exit code {}:\n{}",
+                output.code,
+                output.text
+            );
         }
         Ok(output.text)
     }
@@ -106,7 +124,12 @@ impl Lab {
     ///
     /// # Errors
     /// When the deadline passes; the error has the last output.
-    pub fn until(&self, deadline: Duration, script: &str, condition: impl Fn(&Output) -> bool) -> Result<Output> {
+    pub fn until(
+        &self,
+        deadline: Duration,
+        script: &str,
+        condition: impl Fn(&Output) -> bool,
+    ) -> Result<Output> {
         let end = Instant::now() + deadline;
         loop {
             let output = self.run(script)?;
@@ -114,7 +137,11 @@ impl Lab {
                 return Ok(output);
             }
             if Instant::now() >= end {
-                bail!("after {deadline:?}, `{script}` still ends with {} and prints:\n{}", output.code, output.text);
+                bail!(
+                    "after {deadline:?}, `{script}` still ends with {} and prints:\n{}",
+                    output.code,
+                    output.text
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -125,7 +152,11 @@ impl Lab {
     /// # Errors
     /// When the shell cannot be started.
     pub fn spawn(&self, script: &str) -> Result<Child> {
-        self.command(script).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start bash")
+        self.command(script)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start bash")
     }
 }
 

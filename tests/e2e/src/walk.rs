@@ -61,7 +61,10 @@ pub const STEPS: &[Step] = &[
     Step {
         why: "The control plane is IPv6",
         script: "kubectl get po/kube-controller-manager-kind-control-plane -n kube-system -o yaml | grep -e service-cluster -e cluster-cidr",
-        expect: &["--cluster-cidr=fd00:10:244::/56", "--service-cluster-ip-range=fd00:10:96::/112"],
+        expect: &[
+            "--cluster-cidr=fd00:10:244::/56",
+            "--service-cluster-ip-range=fd00:10:96::/112",
+        ],
     },
     Step {
         why: "Each node has a block of pod addresses",
@@ -74,13 +77,28 @@ done"#,
     Step {
         why: "The nodes are not ready: there is no CNI plugin yet",
         script: "kubectl get nodes -o wide",
-        expect: &["NotReady", "INTERNAL-IP", "fc00:f853:ccd:e793::2", "fc00:f853:ccd:e793::3"],
+        expect: &[
+            "NotReady",
+            "INTERNAL-IP",
+            "fc00:f853:ccd:e793::2",
+            "fc00:f853:ccd:e793::3",
+        ],
     },
-    Step { why: "Install Seta", script: INSTALL, expect: &[] },
+    Step {
+        why: "Install Seta",
+        script: INSTALL,
+        expect: &[],
+    },
     Step {
         why: "Wait until everything that was measured is well",
         script: "seta status --wait",
-        expect: &["Cilium:", "OK", "Operator:", "DaemonSet", "Desired: 2, Ready: 2/2, Available: 2/2"],
+        expect: &[
+            "Cilium:",
+            "OK",
+            "Operator:",
+            "DaemonSet",
+            "Desired: 2, Ready: 2/2, Available: 2/2",
+        ],
     },
     Step {
         why: "Now the nodes are ready",
@@ -97,7 +115,11 @@ done"#,
         script: r#"seta lab exec kind-worker -- ip -6 route | grep "fd00:10:244::/64""#,
         expect: &["fd00:10:244::/64 via fc00:f853:ccd:e793::2 dev eth0"],
     },
-    Step { why: "A client on one node, a server on the other", script: PODS, expect: &["pod/client created", "pod/server created"] },
+    Step {
+        why: "A client on one node, a server on the other",
+        script: PODS,
+        expect: &["pod/client created", "pod/server created"],
+    },
     Step {
         why: "Wait for them",
         script: "kubectl wait --for=condition=Ready pod/client pod/server --timeout=60s",
@@ -106,7 +128,15 @@ done"#,
     Step {
         why: "They have addresses from their nodes' blocks",
         script: "kubectl get po -o wide",
-        expect: &["client", "server", "Running", "fd00:10:244::", "fd00:10:244:1::", "kind-control-plane", "kind-worker"],
+        expect: &[
+            "client",
+            "server",
+            "Running",
+            "fd00:10:244::",
+            "fd00:10:244:1::",
+            "kind-control-plane",
+            "kind-worker",
+        ],
     },
     Step {
         why: "From pod to pod across nodes, through our own datapath",
@@ -121,7 +151,11 @@ done"#,
     Step {
         why: "Change a setting: the agents restart, the datapath does not notice",
         script: "seta config set monitor-aggregation none && seta status --wait",
-        expect: &["Patching ConfigMap cilium-config with monitor-aggregation=none", "Restarted Cilium pods", "OK"],
+        expect: &[
+            "Patching ConfigMap cilium-config with monitor-aggregation=none",
+            "Restarted Cilium pods",
+            "OK",
+        ],
     },
     Step {
         why: "What an agent knows: its endpoints, and the drops and forwards that the kernel counted",
@@ -132,6 +166,14 @@ done"#,
 
 /// The end of the walk.
 pub const GOODBYE: &[Step] = &[
-    Step { why: "Remove Seta from the cluster", script: "seta uninstall", expect: &[] },
-    Step { why: "Take the lab down; nothing is left on the machine", script: "seta lab down", expect: &[] },
+    Step {
+        why: "Remove Seta from the cluster",
+        script: "seta uninstall",
+        expect: &[],
+    },
+    Step {
+        why: "Take the lab down; nothing is left on the machine",
+        script: "seta lab down",
+        expect: &[],
+    },
 ];

@@ -64,8 +64,8 @@ pub(super) async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
 }
 
 fn connections(list: Vec<Connection>) -> Vec<Vec<String>> {
-    list.iter()
-        .map(|connection| vec![connection_line(connection)])
+    list.into_iter()
+        .map(|connection| vec![connection_line(&connection)])
         .collect()
 }
 

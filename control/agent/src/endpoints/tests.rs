@@ -261,7 +261,13 @@ fn known(node: &Node) -> (usize, usize) {
 
 #[tokio::test]
 async fn whatever_step_of_add_fails_nothing_is_left() {
-    for step in ["make_pod", "set_device", "set_endpoint", "set_peer", "attach_pod_at_once"] {
+    for step in [
+        "make_pod",
+        "set_device",
+        "set_endpoint",
+        "set_peer",
+        "attach_pod_at_once",
+    ] {
         let node = node();
         node.kernel.fail(Some(step));
         let error = node.endpoints.add(&request("a")).await.expect_err(step);
@@ -297,7 +303,10 @@ async fn what_could_not_be_undone_is_swept_later() {
         node.kernel.fail(Some(step));
         // DEL answers before the link is gone; what it leaves is finished in the background.
         let deleted = node.endpoints.delete(&request("a").attachment).await;
-        assert!(deleted.is_err() || node.endpoints.finish().await.is_err(), "{step}");
+        assert!(
+            deleted.is_err() || node.endpoints.finish().await.is_err(),
+            "{step}"
+        );
         assert_eq!(known(&node), (1, 1), "{step}: it is still known");
         node.kernel.fail(None);
         node.endpoints.sweep().await.expect("swept");

@@ -20,12 +20,22 @@ const TIME_EXCEEDED: u8 = 3;
 const MEBIBYTE: usize = 1 << 20;
 
 fn stack_routing() -> Setting {
-    Setting { config: Config { host_routing: 0, ..Config::default() }, ..Setting::default() }
+    Setting {
+        config: Config {
+            host_routing: 0,
+            ..Config::default()
+        },
+        ..Setting::default()
+    }
 }
 
 fn expect_ping(path: &Path2) {
     for side in 0..2 {
-        let (ok, text) = path.command("pod", side, &format!("ping -6 -q -i 0.01 -W 5 -c 20 {}", POD[1 - side]));
+        let (ok, text) = path.command(
+            "pod",
+            side,
+            &format!("ping -6 -q -i 0.01 -W 5 -c 20 {}", POD[1 - side]),
+        );
         assert!(ok && text.contains(" 0% packet loss"), "{text}");
     }
 }
@@ -56,21 +66,38 @@ fn pods_talk_across_nodes_through_the_stack() {
 
 #[test]
 fn packets_beyond_64_kib_pass() {
-    let config = Config { monitor_aggregation: 0, ..Config::default() };
-    between_nodes(Setting { config, gso: 196_608, ..Setting::default() }, |path| {
-        transfer(path, 0, 64 * MEBIBYTE);
-        transfer(path, 1, 64 * MEBIBYTE);
-        expect_no_drops(path);
-        for side in 0..2 {
-            let longest = path.longest_packet(side);
-            assert!(longest > 0x1_0000, "the longest packet that node {side} saw has {longest} bytes");
-        }
-    });
+    let config = Config {
+        monitor_aggregation: 0,
+        ..Config::default()
+    };
+    between_nodes(
+        Setting {
+            config,
+            gso: 196_608,
+            ..Setting::default()
+        },
+        |path| {
+            transfer(path, 0, 64 * MEBIBYTE);
+            transfer(path, 1, 64 * MEBIBYTE);
+            expect_no_drops(path);
+            for side in 0..2 {
+                let longest = path.longest_packet(side);
+                assert!(
+                    longest > 0x1_0000,
+                    "the longest packet that node {side} saw has {longest} bytes"
+                );
+            }
+        },
+    );
 }
 
 /// The sender's stack takes the message for what it is, whoever computes checksums: nobody (veth), or the last device.
 fn expect_errors_heard(path: &Path2) {
-    let expected = Heard { kind: TIME_EXCEEDED, from: ROUTER[0].parse().unwrap(), errno: EHOSTUNREACH };
+    let expected = Heard {
+        kind: TIME_EXCEEDED,
+        from: ROUTER[0].parse().unwrap(),
+        errno: EHOSTUNREACH,
+    };
     assert_eq!(udp_that_expires(path), expected);
     assert_eq!(tcp_that_expires(path).raw_os_error(), Some(EHOSTUNREACH));
     let (error, after) = connect_that_expires(path);
@@ -79,7 +106,10 @@ fn expect_errors_heard(path: &Path2) {
     assert!(after < Duration::from_secs(5), "after {after:?}");
     assert!(path.dropped(0, DropReason::TtlExceeded) >= 3);
     let (_, counters) = path.command("pod", 0, "cat /proc/self/net/snmp6");
-    let wrong = counters.lines().find(|line| line.starts_with("Icmp6InCsumErrors")).unwrap();
+    let wrong = counters
+        .lines()
+        .find(|line| line.starts_with("Icmp6InCsumErrors"))
+        .unwrap();
     assert!(wrong.ends_with(" 0") || wrong.ends_with("\t0"), "{wrong}");
 }
 
@@ -92,7 +122,10 @@ fn errors_are_heard_when_nobody_computes_checksums() {
 fn errors_are_heard_when_the_last_device_computes_checksums() {
     between_nodes(Setting::default(), |path| {
         // The pod leaves checksums to its device, the host side of its link does not, and the pod looks at them.
-        for (kind, command) in [("node", "ethtool -K lxc tx off"), ("pod", "ethtool -K eth0 rx off")] {
+        for (kind, command) in [
+            ("node", "ethtool -K lxc tx off"),
+            ("pod", "ethtool -K eth0 rx off"),
+        ] {
             if !path.can_run("ethtool") {
                 println!("SKIP: needs ethtool");
                 return;
@@ -106,40 +139,74 @@ fn errors_are_heard_when_the_last_device_computes_checksums() {
 
 #[test]
 fn a_transfer_learns_of_a_smaller_link() {
-    between_nodes(Setting { link_mtu: 1400, ..Setting::default() }, |path| {
-        transfer(path, 0, 8 * MEBIBYTE);
-        assert!(path.dropped(0, DropReason::CtMissingTcpAckFlag) >= 1, "{:?}", path.drops());
-        let (_, route) = path.command("pod", 0, &format!("ip -6 route get {}", POD[1]));
-        assert!(route.contains("mtu 1400"), "{route}");
-    });
+    between_nodes(
+        Setting {
+            link_mtu: 1400,
+            ..Setting::default()
+        },
+        |path| {
+            transfer(path, 0, 8 * MEBIBYTE);
+            assert!(
+                path.dropped(0, DropReason::CtMissingTcpAckFlag) >= 1,
+                "{:?}",
+                path.drops()
+            );
+            let (_, route) = path.command("pod", 0, &format!("ip -6 route get {}", POD[1]));
+            assert!(route.contains("mtu 1400"), "{route}");
+        },
+    );
 }
 
 #[test]
 fn a_transfer_learns_of_a_smaller_pod() {
-    between_nodes(Setting { pod_mtu: 1400, ..Setting::default() }, |path| {
-        transfer(path, 0, 8 * MEBIBYTE);
-        assert!(path.dropped(1, DropReason::CtMissingTcpAckFlag) >= 1, "{:?}", path.drops());
-        let (_, route) = path.command("pod", 0, &format!("ip -6 route get {}", POD[1]));
-        assert!(route.contains("mtu 1400"), "{route}");
-    });
+    between_nodes(
+        Setting {
+            pod_mtu: 1400,
+            ..Setting::default()
+        },
+        |path| {
+            transfer(path, 0, 8 * MEBIBYTE);
+            assert!(
+                path.dropped(1, DropReason::CtMissingTcpAckFlag) >= 1,
+                "{:?}",
+                path.drops()
+            );
+            let (_, route) = path.command("pod", 0, &format!("ip -6 route get {}", POD[1]));
+            assert!(route.contains("mtu 1400"), "{route}");
+        },
+    );
 }
 
 /// The device between the nodes finishes checksums itself: the message leaves through it, inside it a packet whose
 /// checksum was left open.
 #[test]
 fn a_transfer_learns_of_a_smaller_pod_when_devices_compute_checksums() {
-    between_nodes(Setting { pod_mtu: 1400, ..Setting::default() }, |path| {
-        if !path.can_run("ethtool") {
-            println!("SKIP: needs ethtool");
-            return;
-        }
-        for (kind, side, command) in [("node", 1, "ethtool -K eth0 tx off"), ("node", 0, "ethtool -K eth0 rx off"), ("pod", 0, "ethtool -K eth0 rx off")] {
-            let (ok, text) = path.command(kind, side, command);
-            assert!(ok, "{text}");
-        }
-        transfer(path, 0, MEBIBYTE);
-        assert!(path.dropped(1, DropReason::CtMissingTcpAckFlag) >= 1, "{:?}", path.drops());
-    });
+    between_nodes(
+        Setting {
+            pod_mtu: 1400,
+            ..Setting::default()
+        },
+        |path| {
+            if !path.can_run("ethtool") {
+                println!("SKIP: needs ethtool");
+                return;
+            }
+            for (kind, side, command) in [
+                ("node", 1, "ethtool -K eth0 tx off"),
+                ("node", 0, "ethtool -K eth0 rx off"),
+                ("pod", 0, "ethtool -K eth0 rx off"),
+            ] {
+                let (ok, text) = path.command(kind, side, command);
+                assert!(ok, "{text}");
+            }
+            transfer(path, 0, MEBIBYTE);
+            assert!(
+                path.dropped(1, DropReason::CtMissingTcpAckFlag) >= 1,
+                "{:?}",
+                path.drops()
+            );
+        },
+    );
 }
 
 /// A tag travels beside the packet and would leave the node with it.
@@ -151,20 +218,40 @@ fn a_pod_cannot_send_into_a_vlan() {
             println!("SKIP: no VLAN devices here: {}", text.trim());
             return;
         }
-        for command in ["ip link set tagged up", &format!("ip -6 route replace {} via {} dev tagged onlink", POD[1], ROUTER[0])] {
+        for command in [
+            "ip link set tagged up",
+            &format!(
+                "ip -6 route replace {} via {} dev tagged onlink",
+                POD[1], ROUTER[0]
+            ),
+        ] {
             let (ok, text) = path.command("pod", 0, command);
             assert!(ok, "{text}");
         }
-        path.command("pod", 0, &format!("ip -6 neigh replace {} lladdr 02:00:00:00:00:01 dev tagged", ROUTER[0]));
+        path.command(
+            "pod",
+            0,
+            &format!(
+                "ip -6 neigh replace {} lladdr 02:00:00:00:00:01 dev tagged",
+                ROUTER[0]
+            ),
+        );
         let (ok, text) = path.command("pod", 0, &format!("ping -6 -c 1 -W 1 {}", POD[1]));
         assert!(!ok, "{text}");
-        assert!(path.dropped(0, DropReason::VlanFiltered) >= 1, "{:?}", path.drops());
+        assert!(
+            path.dropped(0, DropReason::VlanFiltered) >= 1,
+            "{:?}",
+            path.drops()
+        );
     });
 }
 
 impl Path2 {
     fn can_run(&self, program: &str) -> bool {
-        std::process::Command::new(program).arg("--version").output().is_ok()
+        std::process::Command::new(program)
+            .arg("--version")
+            .output()
+            .is_ok()
     }
 
     /// Length of the longest packet that a node reported.

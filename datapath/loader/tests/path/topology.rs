@@ -32,7 +32,12 @@ pub(crate) struct Setting {
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { config: Config::default(), link_mtu: 1500, pod_mtu: 1500, gso: 65_536 }
+        Self {
+            config: Config::default(),
+            link_mtu: 1500,
+            pod_mtu: 1500,
+            gso: 65_536,
+        }
     }
 }
 
@@ -53,8 +58,19 @@ pub(crate) fn between_nodes(setting: Setting, test: impl FnOnce(&Path2) + Send +
     let result = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let nothing: Option<&str> = None;
-        mount(nothing, "/", nothing, MsFlags::MS_PRIVATE | MsFlags::MS_REC, nothing).unwrap();
-        let mut path = Path2 { namespaces, datapaths: Vec::new(), roots: Vec::new() };
+        mount(
+            nothing,
+            "/",
+            nothing,
+            MsFlags::MS_PRIVATE | MsFlags::MS_REC,
+            nothing,
+        )
+        .unwrap();
+        let mut path = Path2 {
+            namespaces,
+            datapaths: Vec::new(),
+            roots: Vec::new(),
+        };
         path.build(&setting);
         test(&path);
     })
@@ -78,7 +94,9 @@ impl Path2 {
                     }
                 });
             }
-            ip(&format!("link add lxc netns {node} type veth peer name eth0 netns {pod}"));
+            ip(&format!(
+                "link add lxc netns {node} type veth peer name eth0 netns {pod}"
+            ));
             for arguments in [
                 format!("-n {pod} address add {}/128 dev eth0 nodad", POD[side]),
                 format!("-n {pod} link set eth0 up {size}"),
@@ -95,17 +113,34 @@ impl Path2 {
             });
         }
         let nodes = [names.name("node", 0), names.name("node", 1)];
-        ip(&format!("link add eth0 netns {} type veth peer name eth0 netns {}", nodes[0], nodes[1]));
+        ip(&format!(
+            "link add eth0 netns {} type veth peer name eth0 netns {}",
+            nodes[0], nodes[1]
+        ));
         for (side, node) in nodes.iter().enumerate() {
             ip(&format!("-n {node} address add {}/64 dev eth0 nodad", NODE[side]));
-            ip(&format!("-n {node} link set eth0 up mtu {} {size}", setting.link_mtu));
+            ip(&format!(
+                "-n {node} link set eth0 up mtu {} {size}",
+                setting.link_mtu
+            ));
         }
         for (side, node) in nodes.iter().enumerate() {
-            ip(&format!("-n {node} route add {} via {} dev eth0", POD_BLOCK[1 - side], NODE[1 - side]));
+            ip(&format!(
+                "-n {node} route add {} via {} dev eth0",
+                POD_BLOCK[1 - side],
+                NODE[1 - side]
+            ));
         }
         for side in 0..2 {
             let root = tempfile::tempdir().unwrap();
-            mount(Some("bpf"), root.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+            mount(
+                Some("bpf"),
+                root.path(),
+                Some("bpf"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .unwrap();
             let datapath = self.load(setting, side, root.path());
             self.datapaths.push(datapath);
             self.roots.push(root);
@@ -117,17 +152,64 @@ impl Path2 {
         let (lxc, node_mac) = device(&node, "lxc");
         let (eth0, _) = device(&node, "eth0");
         let (_, mac) = device(&self.file("pod", side), "eth0");
-        let config = Config { router_v6: addr(ROUTER[side]), host_ifindex: 1, ..setting.config };
-        let sizes = MapSizes { ipcache: 64, endpoints: 64, devices: 64, ct_tcp: 4096, ct_any: 4096, ..MapSizes::default() };
-        let datapath = Datapath::open(&Options { root: root.to_owned(), config, sizes, ..Options::default() }).unwrap();
+        let config = Config {
+            router_v6: addr(ROUTER[side]),
+            host_ifindex: 1,
+            ..setting.config
+        };
+        let sizes = MapSizes {
+            ipcache: 64,
+            endpoints: 64,
+            devices: 64,
+            ct_tcp: 4096,
+            ct_any: 4096,
+            ..MapSizes::default()
+        };
+        let datapath = Datapath::open(&Options {
+            root: root.to_owned(),
+            config,
+            sizes,
+            ..Options::default()
+        })
+        .unwrap();
         let mtu = if side == 1 { setting.pod_mtu } else { 1500 };
-        let pod = Endpoint { ifindex: lxc, identity: 1000, id: 1, mtu, mac, node_mac, ..Endpoint::default() };
-        let own = Endpoint { identity: identity::HOST, flags: Endpoint::HOST, ..Endpoint::default() };
+        let pod = Endpoint {
+            ifindex: lxc,
+            identity: 1000,
+            id: 1,
+            mtu,
+            mac,
+            node_mac,
+            ..Endpoint::default()
+        };
+        let own = Endpoint {
+            identity: identity::HOST,
+            flags: Endpoint::HOST,
+            ..Endpoint::default()
+        };
         datapath.endpoints().insert(&addr(POD[side]), &pod).unwrap();
         datapath.endpoints().insert(&addr(NODE[side]), &own).unwrap();
-        datapath.endpoints().insert(&addr(ROUTER[side]), &Endpoint { flags: Endpoint::HOST | Endpoint::ROUTER, ..own }).unwrap();
+        datapath
+            .endpoints()
+            .insert(
+                &addr(ROUTER[side]),
+                &Endpoint {
+                    flags: Endpoint::HOST | Endpoint::ROUTER,
+                    ..own
+                },
+            )
+            .unwrap();
         datapath.devices().insert(&lxc, &addr(POD[side])).unwrap();
-        datapath.ipcache().insert(&addr(POD[1 - side]), &Peer { identity: 1001, ..Peer::default() }).unwrap();
+        datapath
+            .ipcache()
+            .insert(
+                &addr(POD[1 - side]),
+                &Peer {
+                    identity: 1001,
+                    ..Peer::default()
+                },
+            )
+            .unwrap();
         in_namespace(&node, || {
             datapath.attach_pod(lxc).unwrap();
             datapath.attach_netdev(eth0).unwrap();
@@ -159,8 +241,16 @@ impl Path2 {
             drops.extend(
                 metrics
                     .iter()
-                    .filter(|metric| metric.reason != 0 && metric.reason != DropReason::MulticastHandled as u8)
-                    .map(|metric| (side, DropReason::from_number(metric.reason), metric.counter.packets)),
+                    .filter(|metric| {
+                        metric.reason != 0 && metric.reason != DropReason::MulticastHandled as u8
+                    })
+                    .map(|metric| {
+                        (
+                            side,
+                            DropReason::from_number(metric.reason),
+                            metric.counter.packets,
+                        )
+                    }),
             );
         }
         drops
@@ -168,7 +258,11 @@ impl Path2 {
 
     /// How often a reason was counted on a node.
     pub(crate) fn dropped(&self, side: usize, reason: DropReason) -> u64 {
-        self.drops().iter().filter(|drop| (drop.0, drop.1) == (side, Some(reason))).map(|drop| drop.2).sum()
+        self.drops()
+            .iter()
+            .filter(|drop| (drop.0, drop.1) == (side, Some(reason)))
+            .map(|drop| drop.2)
+            .sum()
     }
 
     /// The pinned event ring of a node.
@@ -197,7 +291,11 @@ struct Namespaces {
 impl Namespaces {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("seta-t-dp-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let prefix = format!(
+            "seta-t-dp-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let namespaces = Self { prefix };
         for side in 0..2 {
             for kind in ["pod", "node"] {
@@ -220,7 +318,9 @@ impl Drop for Namespaces {
     fn drop(&mut self) {
         for side in 0..2 {
             for kind in ["pod", "node"] {
-                let _ = Command::new("ip").args(["netns", "delete", &self.name(kind, side)]).status();
+                let _ = Command::new("ip")
+                    .args(["netns", "delete", &self.name(kind, side)])
+                    .status();
             }
         }
     }
@@ -245,7 +345,11 @@ fn device(namespace: &Path, name: &str) -> (u32, [u8; 6]) {
         let mac = nix::ifaddrs::getifaddrs()
             .unwrap()
             .filter(|interface| interface.interface_name == name)
-            .find_map(|interface| interface.address.and_then(|address| address.as_link_addr().and_then(nix::sys::socket::LinkAddr::addr)))
+            .find_map(|interface| {
+                interface
+                    .address
+                    .and_then(|address| address.as_link_addr().and_then(nix::sys::socket::LinkAddr::addr))
+            })
             .unwrap();
         (index, mac)
     })
@@ -256,6 +360,13 @@ pub(crate) fn addr(text: &str) -> Addr {
 }
 
 fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "ip {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -23,7 +23,11 @@ pub(crate) fn transfer(path: &Path2, from: usize, bytes: usize) -> Duration {
         let address: SocketAddr = address.recv_timeout(DEADLINE).unwrap();
         path.in_pod(from, || send(address, bytes));
         let (received, sum) = receiver.join().unwrap();
-        assert_eq!((received, sum), (bytes, checksum(bytes)), "what arrived is not what was sent");
+        assert_eq!(
+            (received, sum),
+            (bytes, checksum(bytes)),
+            "what arrived is not what was sent"
+        );
     });
     started.elapsed()
 }
@@ -142,7 +146,9 @@ pub(crate) fn udp_that_expires(path: &Path2) -> Heard {
         let socket = std::net::UdpSocket::bind((POD[0].parse::<Ipv6Addr>().unwrap(), 0)).unwrap();
         setsockopt(&socket, Ipv6RecvErr, &true).unwrap();
         setsockopt(&socket, Ipv6Ttl, &1).unwrap();
-        socket.send_to(&[1; 99], (POD[1].parse::<Ipv6Addr>().unwrap(), 5353)).unwrap();
+        socket
+            .send_to(&[1; 99], (POD[1].parse::<Ipv6Addr>().unwrap(), 5353))
+            .unwrap();
         heard(&socket)
     })
 }
@@ -158,7 +164,12 @@ pub(crate) fn connect_that_expires(path: &Path2) -> (std::io::Error, Duration) {
         )
         .unwrap();
         setsockopt(&socket, Ipv6Ttl, &1).unwrap();
-        setsockopt(&socket, nix::sys::socket::sockopt::SendTimeout, &nix::sys::time::TimeVal::new(20, 0)).unwrap();
+        setsockopt(
+            &socket,
+            nix::sys::socket::sockopt::SendTimeout,
+            &nix::sys::time::TimeVal::new(20, 0),
+        )
+        .unwrap();
         let to = std::net::SocketAddrV6::new(POD[1].parse().unwrap(), 80, 0, 0);
         let started = Instant::now();
         let error = nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn6::from(to)).unwrap_err();

@@ -10,7 +10,12 @@ use seta_e2e::Lab;
 /// # Errors
 /// When the binary is not built: `cargo xtask test` builds it first.
 pub(crate) fn lab(cluster: &str) -> Result<Option<Lab>> {
-    let root = std::process::Command::new("id").arg("-u").output().context("id")?.stdout == b"0\n";
+    let root = std::process::Command::new("id")
+        .arg("-u")
+        .output()
+        .context("id")?
+        .stdout
+        == b"0\n";
     if !root {
         eprintln!("SKIP: end-to-end tests make network namespaces and load BPF programs, and need root");
         return Ok(None);

@@ -180,7 +180,7 @@ fn full_table_drops_with_its_reason() {
         .tcp(1, 2, tcp_flag::SYN)
         .frame(node::POD_MAC, node::NODE_MAC, 64);
     let (_, result) = run(packet, Program::FromPod, Route::Stack, |sim| {
-        sim.connections_max = 0
+        sim.connections_max = 0;
     });
     assert_eq!(
         result.map_err(|dropped| dropped.reason),

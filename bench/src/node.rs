@@ -88,6 +88,12 @@ fn start(lab: &Lab) -> Result<()> {
         "\nAgent with {PODS} pods on its node ({:.1} s from apply to all of them running)",
         started.elapsed().as_secs_f64()
     );
+    // Links follow a second after the last pod, 25 ms each; an agent killed before that makes them at its start.
+    lab.until(
+        Duration::from_secs(60),
+        "seta lab exec kind-worker -- sh -c 'ls /sys/fs/bpf/seta/links | grep -c from_pod'",
+        |output| output.text.trim() == PODS.to_string(),
+    )?;
     let agent = lab.agent("kind-worker")?;
     let log = |previous: &str| {
         lab.ok(&format!(
@@ -105,7 +111,7 @@ fn start(lab: &Lab) -> Result<()> {
     println!("  restarted:   {}", again.text.trim());
     let memory = lab.ok(
         r#"seta lab exec kind-worker -- sh -c 'for pid in $(cat $(find /sys/fs/cgroup -name cgroup.procs)); do
-  case "$(tr "\0" " " < /proc/$pid/cmdline)" in cilium-agent*) grep -E "VmRSS|RssAnon" /proc/$pid/status;; esac
+  case "$(tr "\0" " " 2> /dev/null < /proc/$pid/cmdline)" in cilium-agent*) grep -E "VmRSS|RssAnon" /proc/$pid/status;; esac
 done'"#,
     )?;
     println!(

@@ -23,6 +23,8 @@ pub struct Config {
     pub ct_close: u64,
     /// Everything but TCP.
     pub ct_any: u64,
+    /// First address of the prefix whose addresses are reached without masquerade (`ipv6-native-routing-cidr`).
+    pub native_v6: Addr,
     /// Interface index of `cilium_host`.
     pub host_ifindex: u32,
     /// 1: packets are forwarded with the kernel's FIB and redirects; 0: by the stack.
@@ -35,8 +37,14 @@ pub struct Config {
     pub enable_ipv6: u8,
     /// 1: IPv4 is on.
     pub enable_ipv4: u8,
-    /// Always zero.
-    pub pad: [u8; 7],
+    /// 1: services are translated packet by packet where no socket hook did it.
+    pub services: u8,
+    /// 1: IPv6 packets of pods leave with the address of the node.
+    pub masquerade_v6: u8,
+    /// Length of the prefix at `native_v6`, bits; 0 with masquerade: every destination but nodes is masqueraded.
+    pub native_v6_bits: u8,
+    /// First and last port that masquerade and service translation may use, native order.
+    pub nat_ports: [u16; 2],
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -51,13 +59,17 @@ impl Config {
         ct_syn: 60 * SECOND,
         ct_close: 10 * SECOND,
         ct_any: 60 * SECOND,
+        native_v6: Addr::UNSPECIFIED,
         host_ifindex: 0,
         host_routing: 1,
         monitor_aggregation: 3,
         monitor_flags: 0xff,
         enable_ipv6: 1,
         enable_ipv4: 0,
-        pad: [0; 7],
+        services: 0,
+        masquerade_v6: 0,
+        native_v6_bits: 0,
+        nat_ports: [32_768, 65_535],
     };
 }
 

@@ -71,4 +71,6 @@ impl CtEntry {
     pub const RX_CLOSING: u16 = 1 << 1;
     /// A packet other than the first SYN was seen: the connection is (or was) established.
     pub const SEEN_NON_SYN: u16 = 1 << 4;
+    /// Addresses or ports were changed before this entry saw the packet: replies have to be looked up in `names::NAT`.
+    pub const TRANSLATED: u16 = 1 << 5;
 }

@@ -10,17 +10,24 @@
 pub mod config;
 pub mod conntrack;
 pub mod event;
+pub mod nat;
 pub mod reason;
+pub mod service;
 pub mod tables;
 
 pub use config::Config;
 pub use conntrack::{CtEntry, CtKey};
 pub use event::{DropNotify, EventHeader, TraceNotify};
+pub use nat::{FragmentKey, FragmentPorts, NatEntry, NatKey};
 pub use reason::{Direction, DropReason};
+pub use service::{
+    Affinity, AffinityKey, Backend, BackendKey, BackendSet, MemberKey, Service, ServiceKey, SocketPeers,
+    SocketTranslation, SourceRangeKey,
+};
 pub use tables::{Addr, Bucket, Endpoint, Peer};
 
 /// Rises with every change of a layout in this crate. Pinned maps of another version are not reused.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names under which maps are pinned below the bpffs directory, and names of the programs in the object.
 pub mod names {
@@ -42,6 +49,30 @@ pub mod names {
     pub const EVENTS_LOST: &str = "seta_lost";
     /// Per-CPU array: [`crate::tables::bucket`] to [`crate::tables::Bucket`].
     pub const RATES: &str = "seta_rates";
+    /// Hash: [`crate::ServiceKey`] to [`crate::Service`].
+    pub const SERVICES: &str = "seta_services";
+    /// Hash: [`crate::BackendKey`] to [`crate::Backend`].
+    pub const BACKENDS: &str = "seta_backends";
+    /// Hash: number of a set (`u32`) to [`crate::service::MaglevTable`].
+    pub const MAGLEV: &str = "seta_maglev";
+    /// LPM trie: [`crate::SourceRangeKey`] to `u32` (unused, 1).
+    pub const SOURCE_RANGES: &str = "seta_ranges";
+    /// Hash: [`crate::MemberKey`] to `u32`, bits of [`crate::service::member`].
+    pub const MEMBERS: &str = "seta_members";
+    /// LRU hash: [`crate::AffinityKey`] to [`crate::Affinity`].
+    pub const AFFINITY: &str = "seta_affinity";
+    /// Socket storage: [`crate::SocketTranslation`] of a connected socket.
+    pub const SOCKETS: &str = "seta_sockets";
+    /// Socket storage: [`crate::SocketPeers`] of an unconnected UDP socket.
+    pub const SOCKET_PEERS: &str = "seta_sock_peers";
+    /// LRU hash: [`crate::NatKey`] to [`crate::NatEntry`].
+    pub const NAT: &str = "seta_nat";
+    /// LRU hash: [`crate::FragmentKey`] to [`crate::FragmentPorts`].
+    pub const FRAGMENTS: &str = "seta_fragments";
+    /// LPM trie: [`crate::nat::PlainKey`] to `u32` (unused, 1).
+    pub const PLAIN: &str = "seta_plain";
+    /// Hash: interface index (`u32`) of a native device to the [`crate::Addr`] that pods leave the node with.
+    pub const MASQUERADE: &str = "seta_masquerade";
     /// Global (read-only data) that holds [`crate::Config`], set before the load.
     pub const CONFIG: &str = "CONFIG";
 
@@ -55,6 +86,17 @@ pub mod names {
     pub const TO_NETDEV: &str = "to_netdev";
     /// tcx egress of `cilium_host`: packets of the node itself to pods of this node.
     pub const FROM_HOST: &str = "from_host";
+
+    /// cgroup `connect6`: a socket is connected to a service.
+    pub const CONNECT6: &str = "connect6";
+    /// cgroup `sendmsg6`: a datagram is sent to a service by a socket that is not connected.
+    pub const SENDMSG6: &str = "sendmsg6";
+    /// cgroup `recvmsg6`: a datagram comes back.
+    pub const RECVMSG6: &str = "recvmsg6";
+    /// cgroup `getpeername6`: a program asks who it is connected to.
+    pub const GETPEERNAME6: &str = "getpeername6";
+    /// cgroup `post_bind6`: a process of the node takes a port.
+    pub const POST_BIND6: &str = "post_bind6";
 }
 
 /// Values of the packet mark (`skb->mark`) inside the node's network namespace.

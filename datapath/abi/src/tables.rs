@@ -63,6 +63,8 @@ impl Endpoint {
     pub const HOST: u16 = 1 << 0;
     /// The address is the node's router address (`cilium_host`), which answers neighbour discovery and echo.
     pub const ROUTER: u16 = 1 << 1;
+    /// The address belongs to one or more services, and to nobody else: packets are balanced, or refused.
+    pub const SERVICE: u16 = 1 << 2;
 }
 
 /// What the node knows of an address anywhere in the cluster.

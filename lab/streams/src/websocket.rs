@@ -45,11 +45,11 @@ where
 {
     let socket = upgrade(io).await;
     let (queue, messages) = mpsc::channel(QUEUE);
-    let mut pumps = Vec::new();
+    let mut outputs = Vec::new();
     let mut output = |number: u8, wanted: bool| {
         wanted.then(|| {
             let (ours, theirs) = tokio::io::duplex(PIPE);
-            pumps.push(AbortOnDropHandle::new(tokio::spawn(pump(
+            outputs.push(AbortOnDropHandle::new(tokio::spawn(pump(
                 number,
                 ours,
                 queue.clone(),
@@ -60,11 +60,7 @@ where
     let stdout = output(channel::STDOUT, wanted.stdout);
     let stderr = output(channel::STDERR, wanted.stderr && !wanted.tty);
     let (error_ours, error) = tokio::io::duplex(PIPE);
-    pumps.push(AbortOnDropHandle::new(tokio::spawn(pump(
-        channel::ERROR,
-        error_ours,
-        queue.clone(),
-    ))));
+    let last_word = AbortOnDropHandle::new(tokio::spawn(pump_last(outputs, error_ours, queue.clone())));
     let (input, stdin) = match wanted.stdin {
         true => {
             let (ours, theirs) = tokio::io::duplex(PIPE);
@@ -88,7 +84,7 @@ where
         sizes,
     };
     let socket = AbortOnDropHandle::new(tokio::spawn(async move {
-        socket.serve(messages, pumps).await;
+        socket.serve(messages, last_word).await;
     }));
     drop(queue);
     RemoteCommand {
@@ -99,6 +95,19 @@ where
         error,
         connection: Connection::WebSocket { socket, version },
     }
+}
+
+/// How it ended, once everything that was written before is on its way: clients (kube-rs) stop reading at this message.
+async fn pump_last(
+    outputs: Vec<AbortOnDropHandle<()>>,
+    from_app: DuplexStream,
+    queue: mpsc::Sender<(u8, Bytes)>,
+) {
+    for output in outputs {
+        // However it ended, there is nothing more to wait for.
+        let _ = output.await;
+    }
+    pump(channel::ERROR, from_app, queue).await;
 }
 
 /// User to client: one channel.
@@ -127,7 +136,8 @@ impl<S> Socket<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    async fn serve(self, mut messages: mpsc::Receiver<(u8, Bytes)>, pumps: Vec<AbortOnDropHandle<()>>) {
+    /// `pumps` fill `messages`; they end with the connection.
+    async fn serve(self, mut messages: mpsc::Receiver<(u8, Bytes)>, pumps: AbortOnDropHandle<()>) {
         let Self {
             socket,
             encoding,

@@ -30,15 +30,7 @@ const MAX_STDIN: u64 = 8 << 20;
 /// Does what the environment and standard input ask for, and answers on standard output.
 #[must_use]
 pub fn run() -> ExitCode {
-    let mut input = Vec::new();
-    let read = std::io::stdin().lock().take(MAX_STDIN).read_to_end(&mut input);
-    let outcome = match read {
-        Ok(_) => answer(&Environment::from_process(), &input, &socket()),
-        Err(error) => Err(Error::new(
-            code::IO,
-            format!("reading the configuration from standard input: {error}"),
-        )),
-    };
+    let outcome = input().and_then(|input| answer(&Environment::from_process(), &input, &socket()));
     let (text, exit) = match outcome {
         Ok(Some(result)) => (result.to_string(), ExitCode::SUCCESS),
         Ok(None) => return ExitCode::SUCCESS,
@@ -47,6 +39,26 @@ pub fn run() -> ExitCode {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Ok(()) => exit,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// All of standard input.
+fn input() -> Result<Vec<u8>, Error> {
+    let mut input = Vec::new();
+    let read = std::io::stdin()
+        .lock()
+        .take(MAX_STDIN + 1)
+        .read_to_end(&mut input);
+    match read {
+        Ok(length) if length as u64 > MAX_STDIN => Err(Error::new(
+            code::BAD_CONFIG,
+            format!("the network configuration is longer than {MAX_STDIN} bytes"),
+        )),
+        Ok(_) => Ok(input),
+        Err(error) => Err(Error::new(
+            code::IO,
+            format!("reading the network configuration from standard input: {error}"),
+        )),
     }
 }
 
@@ -109,7 +121,8 @@ async fn ask(request: &Request, client: &Client) -> Result<Option<Value>, Error>
         }
         Command::Gc => {
             let body = GcRequest {
-                valid: request.config.valid_attachments.clone(),
+                // There is a list, or the request would have been refused.
+                valid: request.config.valid_attachments.clone().unwrap_or_default(),
             };
             client
                 .put::<_, Value>(path::CNI_GC, &body)

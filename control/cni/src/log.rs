@@ -26,10 +26,10 @@ fn line<T>(request: &Request, outcome: &Result<T, Error>, took: Duration) -> Str
         Err(error) => format!("code={} {:?} {:?}", error.code, error.message, error.details),
     };
     format!(
-        "{}.{:03} {:?} container={} ifname={} took={took:?} {text}\n",
+        "{}.{:03} {} container={} ifname={} took={took:?} {text}\n",
         since.as_secs(),
         since.subsec_millis(),
-        request.command,
+        request.command.name(),
         request.attachment.container_id,
         request.attachment.ifname,
     )

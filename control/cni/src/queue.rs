@@ -30,8 +30,16 @@ pub fn push(directory: &Path, attachment: &Attachment) -> io::Result<()> {
     }
     // Written beside and renamed, so that the agent never reads half a file.
     let partial = directory.join(format!(".{name}.{}", std::process::id()));
-    let mut file = fs::File::create(&partial)?;
+    let written = write(&partial, attachment).and_then(|()| fs::rename(&partial, &target));
+    if written.is_err() {
+        // It would count against the bound for ever.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+fn write(path: &Path, attachment: &Attachment) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
     file.write_all(&serde_json::to_vec(attachment)?)?;
-    file.sync_all()?;
-    fs::rename(&partial, &target)
+    file.sync_all()
 }

@@ -1,14 +1,14 @@
-//! The CNI specification, versions 0.3.1 to 1.1.0: environment and configuration in, results and errors out.
+//! The CNI specification, versions 0.3.0 to 1.1.0: environment and configuration in, results and errors out.
 //! Pure: nothing here reads the process or talks to anybody, except [`Environment::from_process`].
 
 use std::collections::BTreeMap;
 
 use api::cni::{AddResponse, Attachment, code};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 /// Versions of the specification that the plugin speaks, oldest first.
-pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 const NEWEST: &str = "1.1.0";
 
 /// The environment of a plugin call; absent variables are empty.
@@ -58,6 +58,30 @@ pub enum Command {
     Version,
 }
 
+impl Command {
+    const ALL: [Self; 6] = [
+        Self::Add,
+        Self::Del,
+        Self::Check,
+        Self::Gc,
+        Self::Status,
+        Self::Version,
+    ];
+
+    /// What `CNI_COMMAND` says.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+        }
+    }
+}
+
 /// A network configuration, the part that is ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Config {
@@ -76,9 +100,25 @@ pub struct Config {
     /// Result of ADD, for CHECK and DEL.
     #[serde(default, rename = "prevResult")]
     pub previous: Option<Value>,
-    /// GC: what stays.
-    #[serde(default, rename = "cni.dev/valid-attachments")]
-    pub valid_attachments: Vec<Attachment>,
+    /// GC: what stays. `None`: the runtime does not say, which is not the same as an empty list; Go's libraries write
+    /// an empty list as `null`.
+    #[serde(
+        default,
+        rename = "cni.dev/valid-attachments",
+        deserialize_with = "null_is_empty"
+    )]
+    pub valid_attachments: Option<Vec<Attachment>>,
+    /// Asks for masquerading on the host, which is the agent's business and not that of one pod.
+    #[serde(default, rename = "ipMasq")]
+    pub masquerade: bool,
+    /// Asks for another plugin that gives addresses; ours come from the agent.
+    #[serde(default)]
+    pub ipam: Option<Value>,
+}
+
+/// Called only when the key is there.
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Attachment>>, D::Error> {
+    Option::deserialize(deserializer).map(|list| Some(list.unwrap_or_default()))
 }
 
 impl Config {
@@ -172,14 +212,11 @@ impl Error {
 /// Reads a request, from whatever bytes the runtime sends.
 pub fn parse(environment: &Environment, input: &[u8]) -> Result<Request, Error> {
     let command = match environment.command.as_str() {
-        "ADD" => Command::Add,
-        "DEL" => Command::Del,
-        "CHECK" => Command::Check,
-        "GC" => Command::Gc,
-        "STATUS" => Command::Status,
-        "VERSION" => Command::Version,
         "" => return Err(bad_environment("CNI_COMMAND is missing")),
-        other => return Err(bad_environment(format!("CNI_COMMAND {other:?} is not known"))),
+        name => Command::ALL
+            .into_iter()
+            .find(|command| command.name() == name)
+            .ok_or_else(|| bad_environment(format!("CNI_COMMAND {name:?} is not known")))?,
     };
     let mut config = if command == Command::Version && input.iter().all(u8::is_ascii_whitespace) {
         Config::default()
@@ -198,6 +235,12 @@ pub fn parse(environment: &Environment, input: &[u8]) -> Result<Request, Error> 
     } else {
         check_version(command, &config)?;
     }
+    let version = config.version.clone();
+    // From here on the version is one that we speak, so errors speak it too.
+    complete(command, environment, config).map_err(|error| Error { version, ..error })
+}
+
+fn complete(command: Command, environment: &Environment, config: Config) -> Result<Request, Error> {
     let (attachment, args) = match command {
         Command::Add | Command::Del | Command::Check => {
             (attachment(environment)?, arguments(&environment.args)?)
@@ -207,12 +250,7 @@ pub fn parse(environment: &Environment, input: &[u8]) -> Result<Request, Error> 
     if matches!(command, Command::Add | Command::Check) && environment.netns.is_empty() {
         return Err(bad_environment("CNI_NETNS is missing"));
     }
-    if command == Command::Add && config.previous.is_some() {
-        return Err(Error::new(
-            code::BAD_CONFIG,
-            "the plugin makes the interface, so it must be the first of its chain",
-        ));
-    }
+    check_config(command, &config)?;
     Ok(Request {
         command,
         attachment,
@@ -222,36 +260,57 @@ pub fn parse(environment: &Environment, input: &[u8]) -> Result<Request, Error> 
     })
 }
 
+/// What must be in a configuration, and what must not. DEL takes all, as it has to succeed whenever it can.
+fn check_config(command: Command, config: &Config) -> Result<(), Error> {
+    let bad = |message: &str| Err(Error::new(code::BAD_CONFIG, message));
+    let unsupported = |key: &str, value: &Value| {
+        let message = format!("{key}: {value} is not supported");
+        Err(Error::new(code::UNSUPPORTED_FIELD, message))
+    };
+    if command != Command::Version && config.name.is_empty() {
+        return bad("the network configuration has no name");
+    }
+    match command {
+        Command::Add if config.previous.is_some() => {
+            bad("the plugin makes the interface, so it must be the first of its chain")
+        }
+        Command::Add if config.masquerade => unsupported("ipMasq", &json!(true)),
+        Command::Add => match config.ipam.as_ref().map(|ipam| &ipam["type"]) {
+            None | Some(Value::Null) => Ok(()),
+            Some(plugin) => unsupported("ipam.type", plugin),
+        },
+        Command::Check if config.previous.is_none() => bad("prevResult is missing: CHECK compares with it"),
+        // An absent list taken for an empty one would detach every pod of the node.
+        Command::Gc if config.valid_attachments.is_none() => bad("cni.dev/valid-attachments is missing"),
+        Command::Del | Command::Check | Command::Gc | Command::Status | Command::Version => Ok(()),
+    }
+}
+
 fn check_version(command: Command, config: &Config) -> Result<(), Error> {
     let since = match command {
         Command::Check => "0.4.0",
         Command::Gc | Command::Status => "1.1.0",
-        Command::Add | Command::Del | Command::Version => "0.3.1",
+        Command::Add | Command::Del | Command::Version => VERSIONS[0],
     };
     let rank = |version: &str| VERSIONS.iter().position(|known| *known == version);
-    match (rank(&config.version), rank(since)) {
-        (None, _) => {
-            let message = format!(
-                "version {:?} is not supported, only {}",
-                config.version,
-                VERSIONS.join(", ")
-            );
-            return Err(Error::new(code::INCOMPATIBLE_VERSION, message));
-        }
-        (asked, needed) if asked < needed => {
-            let message = format!(
-                "version {} of the specification does not have this command",
-                config.version
-            );
-            return Err(Error::new(code::INCOMPATIBLE_VERSION, message));
-        }
-        _ => {}
-    }
-    if config.name.is_empty() {
-        return Err(Error::new(
-            code::BAD_CONFIG,
-            "the network configuration has no name",
-        ));
+    let Some(asked) = rank(&config.version) else {
+        let message = format!(
+            "version {:?} is not supported, only {}",
+            config.version,
+            VERSIONS.join(", ")
+        );
+        return Err(Error::new(code::INCOMPATIBLE_VERSION, message));
+    };
+    if Some(asked) < rank(since) {
+        let message = format!(
+            "version {} of the specification does not have {}",
+            config.version,
+            command.name()
+        );
+        return Err(Error {
+            version: config.version.clone(),
+            ..Error::new(code::INCOMPATIBLE_VERSION, message)
+        });
     }
     Ok(())
 }

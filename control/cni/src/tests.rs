@@ -88,6 +88,24 @@ fn bad_requests_have_the_codes_of_the_specification() {
             br#"{"cniVersion":"1.0.0","name":"x","prevResult":{}}"#.to_vec(),
             code::BAD_CONFIG,
         ),
+        (
+            "CHECK without a result",
+            environment("CHECK"),
+            good.clone(),
+            code::BAD_CONFIG,
+        ),
+        (
+            "masquerading by pod",
+            environment("ADD"),
+            br#"{"cniVersion":"1.0.0","name":"x","ipMasq":true}"#.to_vec(),
+            code::UNSUPPORTED_FIELD,
+        ),
+        (
+            "another plugin for addresses",
+            environment("ADD"),
+            br#"{"cniVersion":"1.0.0","name":"x","ipam":{"type":"host-local"}}"#.to_vec(),
+            code::UNSUPPORTED_FIELD,
+        ),
         ("no command", environment(""), good.clone(), code::BAD_ENVIRONMENT),
         (
             "an unknown command",
@@ -164,7 +182,7 @@ fn version_answers_with_nothing_on_standard_input() {
     let answered = answer(&environment("VERSION"), b"", Path::new("/nowhere")).expect("an answer");
     assert_eq!(
         answered.expect("output").to_string(),
-        r#"{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}"#
+        r#"{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
     );
 }
 
@@ -239,11 +257,38 @@ fn gc_takes_the_valid_attachments() {
     let request = parse(&environment("GC"), input).expect("a request");
     assert_eq!(
         request.config.valid_attachments,
-        [Attachment {
+        Some(vec![Attachment {
             container_id: "a".into(),
             ifname: "eth0".into()
-        }]
+        }])
     );
+}
+
+#[test]
+fn gc_tells_an_empty_list_from_none() {
+    let parse = |rest: &str| {
+        let input = format!(r#"{{"cniVersion":"1.1.0","name":"x"{rest}}}"#);
+        parse(&environment("GC"), input.as_bytes())
+    };
+    for empty in ["[]", "null"] {
+        let request = parse(&format!(r#","cni.dev/valid-attachments":{empty}"#)).expect(empty);
+        assert_eq!(request.config.valid_attachments, Some(Vec::new()));
+    }
+    let error = parse("").expect_err("refused");
+    assert_eq!(error.code, code::BAD_CONFIG);
+    assert!(error.message.contains("cni.dev/valid-attachments"));
+}
+
+#[test]
+fn errors_speak_the_version_of_the_request() {
+    let mut nameless = environment("ADD");
+    nameless.ifname.clear();
+    for version in VERSIONS {
+        let error = parse(&nameless, &config(version)).expect_err(version);
+        assert_eq!(error.version, version);
+    }
+    let error = parse(&nameless, &config("9.0.0")).expect_err("refused");
+    assert_eq!(error.version, "1.1.0");
 }
 
 #[test]
@@ -256,7 +301,13 @@ fn without_the_agent_add_is_to_be_tried_again_and_status_says_so() {
         ("GC", code::TRY_AGAIN),
         ("STATUS", code::NOT_AVAILABLE),
     ] {
-        let error = answer(&environment(command), &config("1.1.0"), &socket).expect_err(command);
+        let input = br#"{"cniVersion":"1.1.0","name":"x","prevResult":{},"cni.dev/valid-attachments":[]}"#;
+        let input = if command == "ADD" {
+            config("1.1.0")
+        } else {
+            input.to_vec()
+        };
+        let error = answer(&environment(command), &input, &socket).expect_err(command);
         assert_eq!(error.code, expected, "{command}");
         assert!(
             error.details.contains("cilium.sock"),
@@ -346,7 +397,7 @@ proptest! {
                                        args in ".*", input in proptest::collection::vec(any::<u8>(), 0..256)) {
         let environment = Environment { command, container_id: id, netns: "/x".into(), ifname: name, args };
         if let Err(error) = parse(&environment, &input) {
-            prop_assert!(matches!(error.code, 1 | 4 | 6 | 7));
+            prop_assert!(matches!(error.code, 1 | 2 | 4 | 6 | 7));
         }
     }
 

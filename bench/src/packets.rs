@@ -55,38 +55,47 @@ pub(crate) fn run(rounds: usize, duration: Duration) -> Result<()> {
         });
         print(title, &["÷ plain", "÷ limit"], &rows);
     }
-    let path = &paths[&Variant::Seta];
+    programs(&paths, duration)
+}
+
+/// What the programs cost while packets come one at a time, by the kernel's own counters. The programs of the limit tell
+/// what a run costs that does nothing, with everything around it as cold.
+fn programs(paths: &BTreeMap<Variant, Path>, duration: Duration) -> Result<()> {
     let _stats = loader::StatsGuard::enable().context("run statistics")?;
-    let before = path.programs()?;
-    measure(
-        Load::RequestResponse,
-        &path.topology.place(1)?,
-        &path.topology.place(0)?,
-        duration,
-    )?;
     println!(
-        "\nPrograms, by the kernel's counters over one TCP_RR run ({:.1} s), both nodes",
+        "\nPrograms, by the kernel's counters over one TCP_RR run ({:.1} s) each, both nodes",
         duration.as_secs_f64()
     );
     println!(
-        "{:<12} {:>22} {:>12} {:>12} {:>10}",
-        "program", "verified instructions", "machine code", "runs", "ns/run"
+        "{:<6} {:<12} {:>22} {:>12} {:>12} {:>10}",
+        "", "program", "verified instructions", "machine code", "runs", "ns/run"
     );
-    let mut total: BTreeMap<&str, (u32, u32, u64, Duration)> = BTreeMap::new();
-    for (before, after) in before.iter().zip(path.programs()?) {
-        let entry = total.entry(after.name).or_default();
-        entry.0 = after.verified_instructions;
-        entry.1 = after.jited_bytes;
-        entry.2 += after.run_count - before.run_count;
-        entry.3 += after.run_time.saturating_sub(before.run_time);
-    }
-    for (name, (verified, jited, runs, time)) in total {
-        let cost = if runs == 0 {
-            "-".to_owned()
-        } else {
-            format!("{:.0}", time.as_nanos() as f64 / runs as f64)
-        };
-        println!("{name:<12} {verified:>22} {jited:>10} B {runs:>12} {cost:>10}");
+    for variant in [Variant::Limit, Variant::Seta, Variant::SetaStack] {
+        let path = &paths[&variant];
+        let before = path.programs()?;
+        measure(
+            Load::RequestResponse,
+            &path.topology.place(1)?,
+            &path.topology.place(0)?,
+            duration,
+        )?;
+        let mut total: BTreeMap<&str, (u32, u32, u64, Duration)> = BTreeMap::new();
+        for (before, after) in before.iter().zip(path.programs()?) {
+            let entry = total.entry(after.name).or_default();
+            entry.0 = after.verified_instructions;
+            entry.1 = after.jited_bytes;
+            entry.2 += after.run_count - before.run_count;
+            entry.3 += after.run_time.saturating_sub(before.run_time);
+        }
+        for (name, (verified, jited, runs, time)) in total {
+            if runs > 0 {
+                let cost = time.as_nanos() as f64 / runs as f64;
+                println!(
+                    "{:<6} {name:<12} {verified:>22} {jited:>10} B {runs:>12} {cost:>10.0}",
+                    variant.name()
+                );
+            }
+        }
     }
     println!("(the statistics themselves cost 20 to 40 ns per run)");
     Ok(())

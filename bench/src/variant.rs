@@ -44,7 +44,7 @@ pub(crate) struct Path {
     pub(crate) topology: Topology,
     datapaths: Vec<Datapath>,
     // Attachments live as long as these.
-    _limits: Vec<Ebpf>,
+    limits: Vec<Ebpf>,
     _roots: Vec<Bpffs>,
 }
 
@@ -54,13 +54,13 @@ impl Path {
         let mut path = Self {
             topology,
             datapaths: Vec::new(),
-            _limits: Vec::new(),
+            limits: Vec::new(),
             _roots: Vec::new(),
         };
         for side in 0..2 {
             match variant {
                 Variant::Plain => {}
-                Variant::Limit => path._limits.extend(limit(&path.topology, side)?),
+                Variant::Limit => path.limits.extend(limit(&path.topology, side)?),
                 Variant::Seta | Variant::SetaStack => {
                     let root = Bpffs::new(variant, side)?;
                     path.datapaths
@@ -78,9 +78,29 @@ impl Path {
         for datapath in &self.datapaths {
             infos.extend(datapath.program_infos().context("program information")?);
         }
+        for ebpf in &self.limits {
+            for name in LIMIT {
+                // Each object is loaded for the sake of one of the two.
+                let Some(program) = ebpf.program(name).filter(|program| program.fd().is_ok()) else {
+                    continue;
+                };
+                let info = program.info().context("program information")?;
+                infos.push(ProgramInfo {
+                    name,
+                    id: info.id(),
+                    verified_instructions: info.verified_instruction_count().unwrap_or(0),
+                    jited_bytes: info.size_jitted(),
+                    run_time: info.run_time(),
+                    run_count: info.run_count(),
+                });
+            }
+        }
         Ok(infos)
     }
 }
+
+/// Programs of the limit: out of a node, into a pod.
+const LIMIT: [&str; 2] = ["limit_out", "limit_in"];
 
 /// `from_pod` and `from_netdev` of the hand-made kind on one node.
 fn limit(topology: &Topology, side: usize) -> Result<Vec<Ebpf>> {
@@ -88,7 +108,8 @@ fn limit(topology: &Topology, side: usize) -> Result<Vec<Ebpf>> {
     let (eth0, _) = topology.device("node", side, "eth0")?;
     in_netns(topology.netns("node", side), move || {
         let mut loaded = Vec::new();
-        for (program, device, target) in [("limit_out", "lxc", eth0), ("limit_in", "eth0", lxc)] {
+        let [out, into] = LIMIT;
+        for (program, device, target) in [(out, "lxc", eth0), (into, "eth0", lxc)] {
             let object = aya::include_bytes_aligned!(env!("SETA_BENCH_OBJECT"));
             let mut ebpf = EbpfLoader::new()
                 .override_global("IFINDEX", &target, true)

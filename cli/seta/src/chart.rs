@@ -15,10 +15,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-pub(crate) use files::{CHART_YAML, FILES, VALUES_SCHEMA, VALUES_YAML};
+pub use files::{CHART_YAML, FILES, VALUES_SCHEMA, VALUES_YAML};
 
 /// Name of the release, as the cilium CLI looks for it.
-pub(crate) const RELEASE: &str = "cilium";
+pub const RELEASE: &str = "cilium";
 
 /// Kinds in the order in which Helm creates them; what is not in the list comes last.
 const INSTALL_ORDER: [&str; 11] = [
@@ -37,7 +37,7 @@ const INSTALL_ORDER: [&str; 11] = [
 
 /// Why the chart could not be rendered.
 #[derive(Debug, Error)]
-pub(crate) enum ChartError {
+pub enum ChartError {
     /// A template is not valid, or uses a value that does not exist.
     #[error("template {path}: {source}")]
     Template {
@@ -65,59 +65,59 @@ pub(crate) enum ChartError {
 /// `Chart.yaml`, as far as it is used.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Metadata {
+pub struct Metadata {
     /// Name of the chart.
-    pub(crate) name: String,
+    pub name: String,
     /// Version of the chart.
-    pub(crate) version: String,
+    pub version: String,
     /// Version of the images.
-    pub(crate) app_version: String,
+    pub app_version: String,
 }
 
 /// What is rendered besides the values.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Release<'a> {
+pub struct Release<'a> {
     /// Namespace of the release.
-    pub(crate) namespace: &'a str,
+    pub namespace: &'a str,
     /// Number of the release, from 1.
-    pub(crate) revision: u32,
+    pub revision: u32,
 }
 
 /// One rendered object.
 #[derive(Clone, Debug)]
-pub(crate) struct Manifest {
+pub struct Manifest {
     /// Path of its template, with the name of the chart in front, as Helm writes it.
-    pub(crate) path: String,
+    pub path: String,
     /// The YAML as rendered.
-    pub(crate) text: String,
+    pub text: String,
     /// The same as an object.
-    pub(crate) object: Value,
+    pub object: Value,
 }
 
 impl Manifest {
     /// Kind of the object.
-    pub(crate) fn kind(&self) -> &str {
+    pub fn kind(&self) -> &str {
         self.object["kind"].as_str().unwrap_or_default()
     }
 
     /// Name of the object.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.object["metadata"]["name"].as_str().unwrap_or_default()
     }
 }
 
 /// `Chart.yaml`.
-pub(crate) fn metadata() -> Result<Metadata, ChartError> {
+pub fn metadata() -> Result<Metadata, ChartError> {
     serde_saphyr::from_str(CHART_YAML).map_err(|error| ChartError::File("Chart.yaml", Box::new(error)))
 }
 
 /// `values.yaml`: the defaults.
-pub(crate) fn default_values() -> Result<Value, ChartError> {
+pub fn default_values() -> Result<Value, ChartError> {
     serde_saphyr::from_str(VALUES_YAML).map_err(|error| ChartError::File("values.yaml", Box::new(error)))
 }
 
 /// Renders every object, in the order in which they are to be created.
-pub(crate) fn render(values: &Value, release: Release<'_>) -> Result<Vec<Manifest>, ChartError> {
+pub fn render(values: &Value, release: Release<'_>) -> Result<Vec<Manifest>, ChartError> {
     let metadata = metadata()?;
     let set: Arc<OnceLock<Template>> = Arc::default();
     let mut templates = Template::new(&metadata.name)
@@ -189,7 +189,7 @@ pub(crate) fn render(values: &Value, release: Release<'_>) -> Result<Vec<Manifes
 }
 
 /// All objects as one stream of YAML documents, as `helm template` prints it.
-pub(crate) fn stream(manifests: &[Manifest]) -> String {
+pub fn stream(manifests: &[Manifest]) -> String {
     manifests
         .iter()
         .map(|manifest| format!("---\n# Source: {}\n{}\n", manifest.path, manifest.text))
@@ -197,7 +197,7 @@ pub(crate) fn stream(manifests: &[Manifest]) -> String {
 }
 
 /// The keys of the rendered ConfigMap `cilium-config`.
-pub(crate) fn config(manifests: &[Manifest]) -> BTreeMap<String, String> {
+pub fn config(manifests: &[Manifest]) -> BTreeMap<String, String> {
     manifests
         .iter()
         .filter(|manifest| manifest.kind() == "ConfigMap" && manifest.name() == "cilium-config")

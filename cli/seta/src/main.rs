@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod apply;
-mod chart;
 mod cli;
 mod cluster;
 mod config;
@@ -19,7 +18,6 @@ mod settings;
 mod status;
 mod uninstall;
 mod upgrade;
-mod values;
 mod version;
 
 use std::ffi::OsString;
@@ -29,6 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Command};
+use seta::{chart, values};
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();

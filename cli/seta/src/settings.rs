@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::chart;
 use crate::failure::Failure;
 use crate::values::assign::{Typing, assign};
-use crate::values::merge;
 use crate::values::schema::{Inactive, Schema};
+use crate::values::{self, merge};
 
 /// Flags that set values.
 #[derive(Args, Clone, Debug, Default)]
@@ -38,21 +38,9 @@ impl Settings {
                 std::fs::read_to_string(path)
                     .map_err(|error| Failure::Usage(format!("values file {name}: {error}")))?
             };
-            let values: Value = if text.trim().is_empty() {
-                json!({})
-            } else {
-                serde_saphyr::from_str(&text)
-                    .map_err(|error| Failure::Usage(format!("values file {name} is not YAML: {error}")))?
-            };
-            if !values.is_object() && !values.is_null() {
-                return Err(Failure::Usage(format!(
-                    "values file {name} is not a mapping of names to values"
-                ))
-                .into());
-            }
-            if values.is_object() {
-                merge(&mut user, values);
-            }
+            let values =
+                values::read(&text).map_err(|error| Failure::Usage(format!("values file {name} {error}")))?;
+            merge(&mut user, values);
         }
         for (flag, texts, typing) in [
             ("--set", &self.set, Typing::Typed),

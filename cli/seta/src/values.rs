@@ -1,13 +1,40 @@
 //! Values of the chart: merged as Helm merges them, read from `--set` as Helm reads them, and checked against the
 //! schema of the chart. Pure: no file is opened here.
 
-pub(crate) mod assign;
-pub(crate) mod schema;
+pub mod assign;
+pub mod schema;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+/// Why a values file cannot be used. The texts go on after the name of the file.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// It is not YAML.
+    #[error("is not YAML: {0}")]
+    NotYaml(#[source] Box<serde_saphyr::Error>),
+    /// It is a list, or a single word.
+    #[error("is not a mapping of names to values")]
+    NotAMapping,
+}
+
+/// The values in the text of a values file; none in an empty one.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read(text: &str) -> Result<Value, ReadError> {
+    if text.trim().is_empty() {
+        return Ok(json!({}));
+    }
+    match serde_saphyr::from_str(text).map_err(|error| ReadError::NotYaml(Box::new(error)))? {
+        Value::Null => Ok(json!({})),
+        values @ Value::Object(_) => Ok(values),
+        _ => Err(ReadError::NotAMapping),
+    }
+}
 
 /// Lays `over` over `base`: objects are merged, `null` removes a key, everything else replaces.
-pub(crate) fn merge(base: &mut Value, over: Value) {
+pub fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {
@@ -28,26 +55,37 @@ pub(crate) fn merge(base: &mut Value, over: Value) {
 }
 
 /// The value at a dotted path.
-pub(crate) fn at<'a>(values: &'a Value, path: &str) -> Option<&'a Value> {
+pub fn at<'a>(values: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(values, |value, key| value.get(key))
 }
 
 /// Sets the value at a dotted path, unless there is one.
-pub(crate) fn set_missing(values: &mut Value, path: &str, value: Value) {
+pub fn set_missing(values: &mut Value, path: &str, value: Value) {
     if at(values, path).is_some() {
         return;
     }
-    let nested = path
-        .rsplit('.')
-        .fold(value, |inner, key| serde_json::json!({ key: inner }));
+    let nested = path.rsplit('.').fold(value, |inner, key| json!({ key: inner }));
     merge(values, nested);
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn files_are_mappings() {
+        let rows = [
+            ("", Some(json!({}))),
+            ("# nothing\n", Some(json!({}))),
+            ("a: {b: 1}\n", Some(json!({"a": {"b": 1}}))),
+            ("- a\n", None),
+            ("word", None),
+            ("a: [", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(read(text).ok(), expected, "{text:?}");
+        }
+    }
 
     #[test]
     fn merges_as_helm_does() {

@@ -11,14 +11,14 @@ macro_rules! files {
 }
 
 /// What the chart is.
-pub(crate) const CHART_YAML: &str = file!("Chart.yaml");
+pub const CHART_YAML: &str = file!("Chart.yaml");
 /// Its defaults.
-pub(crate) const VALUES_YAML: &str = file!("values.yaml");
+pub const VALUES_YAML: &str = file!("values.yaml");
 /// What its values may be.
-pub(crate) const VALUES_SCHEMA: &str = file!("values.schema.json");
+pub const VALUES_SCHEMA: &str = file!("values.schema.json");
 
 /// Path and content of every file under `templates/`.
-pub(crate) const FILES: &[(&str, &str)] = files![
+pub const FILES: &[(&str, &str)] = files![
     "templates/_helpers.tpl",
     "templates/NOTES.txt",
     "templates/cilium-configmap.yaml",

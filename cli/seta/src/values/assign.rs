@@ -16,7 +16,7 @@ const MAX_DEPTH: usize = 30;
 
 /// Why an assignment cannot be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(crate) enum AssignError {
+pub enum AssignError {
     /// `a.b` without `=`.
     #[error("`{0}` has no value; write {0}=VALUE")]
     NoValue(String),
@@ -39,7 +39,7 @@ pub(crate) enum AssignError {
 
 /// Whether words are typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Typing {
+pub enum Typing {
     /// `--set`: `true` is a boolean, `5` a number.
     Typed,
     /// `--set-string`: everything is a string.
@@ -52,7 +52,7 @@ enum Step {
 }
 
 /// Reads assignments into `values`.
-pub(crate) fn assign(values: &mut Value, text: &str, typing: Typing) -> Result<(), AssignError> {
+pub fn assign(values: &mut Value, text: &str, typing: Typing) -> Result<(), AssignError> {
     let mut input = text.chars().peekable();
     while input.peek().is_some() {
         let path = path(&mut input, text)?;

@@ -14,7 +14,7 @@ use crate::chart::VALUES_SCHEMA;
 
 /// Words of JSON Schema, and our own, that [`Schema::check`] understands.
 #[cfg(test)]
-pub(crate) const WORDS: [&str; 17] = [
+pub const WORDS: [&str; 17] = [
     "$schema",
     "$comment",
     "title",
@@ -36,7 +36,7 @@ pub(crate) const WORDS: [&str; 17] = [
 
 /// Why a value cannot be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(crate) enum Problem {
+pub enum Problem {
     /// Nobody knows this name.
     #[error("{path}: there is no such value{}", suggestion.as_ref().map_or(String::new(), |name| format!("; did you mean {name}?")))]
     Unknown {
@@ -69,29 +69,29 @@ pub(crate) enum Problem {
 
 /// A value that is accepted, and written to `cilium-config`, but changes nothing yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Inactive {
+pub struct Inactive {
     /// Path of the value.
-    pub(crate) path: String,
+    pub path: String,
     /// The key of `cilium-config` it becomes.
-    pub(crate) key: String,
+    pub key: String,
     /// What the key contains when the feature is asked for.
-    pub(crate) when: String,
+    pub when: String,
     /// What that means for the user.
-    pub(crate) text: String,
+    pub text: String,
 }
 
 /// The schema of the chart.
 #[derive(Clone, Debug)]
-pub(crate) struct Schema(Value);
+pub struct Schema(Value);
 
 impl Schema {
     /// Reads the embedded schema.
-    pub(crate) fn of_chart() -> Result<Self, serde_json::Error> {
+    pub fn of_chart() -> Result<Self, serde_json::Error> {
         serde_json::from_str(VALUES_SCHEMA).map(Self)
     }
 
     /// Everything that is wrong with the values, in the order of their paths.
-    pub(crate) fn check(&self, values: &Value) -> Vec<Problem> {
+    pub fn check(&self, values: &Value) -> Vec<Problem> {
         let mut problems = Vec::new();
         check(&self.0, values, "", None, &mut problems);
         for problem in &mut problems {
@@ -103,7 +103,7 @@ impl Schema {
     }
 
     /// What is accepted but not active yet: all of the table.
-    pub(crate) fn inactive(&self) -> Vec<Inactive> {
+    pub fn inactive(&self) -> Vec<Inactive> {
         let mut found = Vec::new();
         walk(&self.0, "", &mut |path, schema| {
             let mark = &schema["x-seta-inactive"];
@@ -120,7 +120,7 @@ impl Schema {
     }
 
     /// Why a key of `cilium-config` cannot have a value, where the value that becomes this key could not either.
-    pub(crate) fn refusal_of_key(&self, key: &str, text: &str) -> Option<String> {
+    pub fn refusal_of_key(&self, key: &str, text: &str) -> Option<String> {
         let mut refusal = None;
         walk(&self.0, "", &mut |_, schema| {
             if schema["x-seta-key"] == key
@@ -134,7 +134,7 @@ impl Schema {
     }
 
     /// All paths that have a name.
-    pub(crate) fn paths(&self) -> BTreeSet<String> {
+    pub fn paths(&self) -> BTreeSet<String> {
         let mut paths = BTreeSet::new();
         walk(&self.0, "", &mut |path, _| {
             if !path.is_empty() {
@@ -316,7 +316,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// The path nearest to one that does not exist, if any is near enough to be meant.
-pub(crate) fn nearest(path: &str, known: &BTreeSet<String>) -> Option<String> {
+pub fn nearest(path: &str, known: &BTreeSet<String>) -> Option<String> {
     let lower = path.to_lowercase();
     let (parent, _) = lower.rsplit_once('.').unwrap_or_default();
     known

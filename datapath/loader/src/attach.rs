@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact, qdisc_detach_program,
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use nix::net::if_::{if_indextoname, if_nametoindex};
@@ -92,6 +93,20 @@ pub enum Attached {
     /// There was none.
     New,
 }
+
+/// What a program runs under on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// A pinned tcx link.
+    Link,
+    /// A filter of a clsact qdisc.
+    Filter,
+}
+
+/// Priority of our filters. The devices are ours, so that nobody else has a filter of this priority on them.
+const FILTER_PRIORITY: u16 = 1;
+/// Handle of our filters.
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// A program on a device, as the kernel says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,34 +197,87 @@ impl Programs {
         attached.unwrap_or_else(|| Err(failed(ProgramError::NotLoaded)))
     }
 
+    /// Has a program run on a device from now on, without waiting for the kernel: a link that is there is kept, its
+    /// program exchanged; else the program becomes a filter of a clsact qdisc, in place of one that a predecessor left.
+    pub(crate) fn attach_at_once(
+        &self,
+        program: &'static str,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Holder, AttachError> {
+        if self.has_link(program, ifindex, direction)? {
+            self.attach(program, ifindex, direction)?;
+            // A predecessor may have been killed between making the link and this.
+            self.unfilter(program, ifindex, direction)?;
+            return Ok(Holder::Link);
+        }
+        self.filter(program, ifindex, direction)?;
+        Ok(Holder::Filter)
+    }
+
+    /// Whether a program has a live link on this very device.
+    fn has_link(
+        &self,
+        program: &'static str,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<bool, AttachError> {
+        let link = pinned_link(&self.pins.link(program, ifindex))?;
+        Ok(link.is_some_and(|(_, link)| {
+            link.ifindex == ifindex && link.attach_type == attach_type(direction)
+        }))
+    }
+
     /// Puts a program on a device as a filter of a clsact qdisc, which the kernel does without waiting, unlike for a
-    /// link. The filter belongs to the device, and whatever a link decides goes before it.
-    pub(crate) fn filter(
+    /// link. The filter belongs to the device, and what a link decides goes before it. There is never more than one:
+    /// it always has the same priority and handle, and the kernel exchanges its program between two packets.
+    fn filter(
         &self,
         program: &'static str,
         ifindex: u32,
         direction: Direction,
     ) -> Result<(), AttachError> {
-        let failed = |source: Cause| AttachError::Attach {
-            program,
-            ifindex,
-            source,
-        };
         let name = device_name(ifindex)?;
-        // It may be there: of a first try, or of the other direction.
+        // It may be there: of a first try, or of the other direction. Without it the filter is refused.
         let _ = qdisc_add_clsact(&name);
         let attached = self.with(program, |classifier| {
-            let options = TcAttachOptions::Netlink(NlOptions::default());
-            let link = classifier
-                .attach_with_options(&name, tc_type(direction), options)
-                .and_then(|link| classifier.take_link(link))?;
+            let options = NlOptions {
+                priority: FILTER_PRIORITY,
+                handle: FILTER_HANDLE,
+                classid: None,
+            };
+            let options = TcAttachOptions::Netlink(options);
+            let made = classifier.attach_with_options(&name, tc_type(direction), options);
+            let link = match made {
+                Ok(link) => link,
+                // There is one, then; if not, this fails as well and says why.
+                Err(_) => {
+                    let there = SchedClassifierLink::attached(
+                        &name,
+                        tc_type(direction),
+                        FILTER_PRIORITY,
+                        FILTER_HANDLE,
+                        None,
+                    );
+                    classifier.attach_to_link(there.map_err(TcError::IoError)?)?
+                }
+            };
             // Dropping it would take the filter off, and pods outlive this process. It owns nothing else.
-            std::mem::forget(link);
+            std::mem::forget(classifier.take_link(link)?);
             Ok(())
         });
         attached
             .unwrap_or(Err(ProgramError::NotLoaded))
-            .map_err(|error| failed(error.into()))
+            .map_err(|error| AttachError::Attach {
+                program,
+                ifindex,
+                source: error.into(),
+            })?;
+        // The name may have gone to another device since it was looked up.
+        if if_nametoindex(name.as_str()).ok() != Some(ifindex) {
+            return Err(AttachError::NoDevice { ifindex });
+        }
+        Ok(())
     }
 
     /// Takes the filters of a program off a device; there need not be any.

@@ -11,13 +11,19 @@ use abi::{Addr, CtEntry, CtKey, Endpoint, Peer};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 
-use crate::attach::{AttachError, Attached, Attachment, Direction, Programs};
+use crate::attach::{AttachError, Attached, Attachment, Direction, Holder, Programs};
 use crate::info::{self, InfoError, MapInfo, ProgramInfo};
 use crate::migrate::MapNews;
 use crate::object::{MAPS, PROGRAMS};
 use crate::open::{OpenError, Options};
 use crate::table::{Table, TableError, Wire, io_error};
 use crate::{Cause, EventReader, EventsError};
+
+/// The programs on the host side of a pod's link. What is delivered comes first: a pod that can send can be answered.
+const POD_PROGRAMS: [(&str, Direction); 2] = [
+    (names::TO_POD, Direction::Egress),
+    (names::FROM_POD, Direction::Ingress),
+];
 
 /// Forwarded or dropped packets of one reason and direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,36 +135,37 @@ impl Datapath {
         &self.ct_any
     }
 
-    /// Attaches the programs of a pod to the host side of its link: `from_pod` to what it sends, `to_pod` to what
-    /// the stack delivers to it. Attached already: exchanges programs of a predecessor in place.
+    /// Attaches the programs of a pod to the host side of its link, by pinned links: `from_pod` to what it sends,
+    /// `to_pod` to what the stack delivers to it. Attached already: exchanges programs of a predecessor in place.
+    /// Filters of [`Self::attach_pod_at_once`] are taken away as soon as a link is in their place.
     ///
     /// # Errors
     /// [`AttachError`].
     pub fn attach_pod(&self, ifindex: u32) -> Result<Attached, AttachError> {
-        let to = self.programs.attach(names::TO_POD, ifindex, Direction::Egress)?;
-        let from = self
-            .programs
-            .attach(names::FROM_POD, ifindex, Direction::Ingress)?;
-        if from == Attached::New {
-            // From here on the links decide; what `attach_pod_at_once` left has no work any more.
-            self.programs
-                .unfilter(names::FROM_POD, ifindex, Direction::Ingress)?;
-            self.programs
-                .unfilter(names::TO_POD, ifindex, Direction::Egress)?;
+        let mut outcome = Attached::Kept;
+        for (program, direction) in POD_PROGRAMS {
+            outcome = outcome.max(self.programs.attach(program, ifindex, direction)?);
+            self.programs.unfilter(program, ifindex, direction)?;
         }
-        Ok(to.max(from))
+        Ok(outcome)
     }
 
-    /// Puts the programs of a pod on a new link as filters of a clsact qdisc. Making the two links of
-    /// [`Self::attach_pod`] takes 25 ms, most of it waiting for the kernel's grace periods (`tcx_entry_sync`) with
-    /// the routing lock held; this takes less than one. Call [`Self::attach_pod`] when there is time for it: it makes
-    /// the links and takes the filters away.
+    /// Has the programs of a pod run on its link from now on. Making the two links of [`Self::attach_pod`] takes
+    /// 25 ms, most of it waiting for the kernel's grace periods (`tcx_entry_sync`) with the routing lock held; where
+    /// there are none yet, this puts the programs on the device as filters of a clsact qdisc, which takes less than
+    /// one. Links and filters of a predecessor get these programs, between two packets.
+    ///
+    /// Returns whether there are filters: call [`Self::attach_pod`] when there is time for it.
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn attach_pod_at_once(&self, ifindex: u32) -> Result<(), AttachError> {
-        self.programs.filter(names::TO_POD, ifindex, Direction::Egress)?;
-        self.programs.filter(names::FROM_POD, ifindex, Direction::Ingress)
+    pub fn attach_pod_at_once(&self, ifindex: u32) -> Result<bool, AttachError> {
+        let mut filters = false;
+        for (program, direction) in POD_PROGRAMS {
+            let holder = self.programs.attach_at_once(program, ifindex, direction)?;
+            filters |= holder == Holder::Filter;
+        }
+        Ok(filters)
     }
 
     /// Attaches `from_netdev` and `to_netdev` to a native device.
@@ -183,15 +190,23 @@ impl Datapath {
         self.programs.attach(names::FROM_HOST, ifindex, Direction::Egress)
     }
 
-    /// Takes all our programs off a device. Returns how many there were. (A device that is deleted needs no call.)
+    /// Takes all our programs off a device. Returns how many links there were. (A device that is deleted needs no
+    /// call.)
     ///
     /// # Errors
     /// [`AttachError`].
     pub fn detach(&self, ifindex: u32) -> Result<usize, AttachError> {
-        self.programs.detach(ifindex)
+        let detached = self.programs.detach(ifindex)?;
+        for (program, direction) in POD_PROGRAMS {
+            match self.programs.unfilter(program, ifindex, direction) {
+                Ok(()) | Err(AttachError::NoDevice { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(detached)
     }
 
-    /// What is attached, asked of the kernel now.
+    /// What is attached by links, asked of the kernel now. Filters belong to their device and are found there.
     ///
     /// # Errors
     /// [`AttachError`].

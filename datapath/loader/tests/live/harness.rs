@@ -208,15 +208,20 @@ pub(crate) struct Ping {
 impl Ping {
     /// Waits for its end; panics unless every packet was answered, once.
     pub(crate) fn expect_no_loss(self) {
+        let count = self.count;
+        self.expect(&format!("{count} received, 0% packet loss"));
+    }
+
+    /// Waits for its end; panics if a single packet was answered.
+    pub(crate) fn expect_no_answer(self) {
+        self.expect("0 received, ");
+    }
+
+    fn expect(self, outcome: &str) {
         let output = self.child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        let count = self.count;
-        assert!(
-            text.contains(&format!(
-                "{count} packets transmitted, {count} received, 0% packet loss"
-            )),
-            "{text}"
-        );
+        let line = format!("{} packets transmitted, {outcome}", self.count);
+        assert!(text.contains(&line), "{text}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! Needs root; says so where it is not.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod filters;
 mod harness;
 mod links;
 mod maps;

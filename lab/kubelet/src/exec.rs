@@ -15,6 +15,7 @@ use tokio::{
     process::{Child, Command},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::Context,
@@ -24,7 +25,8 @@ use crate::{
     terminal::{self, Terminal},
 };
 
-/// How long output may still come after the command is gone: something it started may hold its streams.
+/// How long nothing may come after the command is gone before its output is over: something it started may hold its
+/// streams. The time that a slow client takes does not count.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How much output of a probe or hook is kept.
 const MAX_CAPTURE: usize = 10 << 10;
@@ -224,17 +226,14 @@ async fn with_pipes(mut prepared: Prepared, client: &mut RemoteCommand) -> Resul
             let _ = tokio::io::copy(&mut from, &mut to).await;
         }
     });
-    let output = async { tokio::join!(pass(out, to_client), pass(err, errors)) };
+    let gone = CancellationToken::new();
     let ended = async {
-        tokio::pin!(output);
-        let status = tokio::select! {
-            status = child.wait() => {
-                let _ = timeout(DRAIN, output).await;
-                status
-            }
-            _ = &mut output => child.wait().await,
+        let wait = async {
+            let status = child.wait().await;
+            gone.cancel();
+            status
         };
-        status
+        tokio::join!(wait, pass(out, to_client, &gone), pass(err, errors, &gone)).0
     };
     let status = tokio::select! {
         status = ended => Some(status?),
@@ -253,13 +252,34 @@ async fn with_pipes(mut prepared: Prepared, client: &mut RemoteCommand) -> Resul
 }
 
 /// Output to the client; without a client's stream it is read and dropped, so that the command does not stand still.
-async fn pass(from: Option<impl AsyncRead + Unpin>, to: Option<impl AsyncWrite + Unpin>) {
+/// Ends with the output, or when nothing has come for a while after the command was `gone`.
+async fn pass(
+    from: Option<impl AsyncRead + Unpin>,
+    mut to: Option<impl AsyncWrite + Unpin>,
+    gone: &CancellationToken,
+) {
     let Some(mut from) = from else { return };
-    if let Some(mut to) = to {
-        let _ = tokio::io::copy(&mut from, &mut to).await;
-        let _ = to.shutdown().await;
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let quiet = async {
+            gone.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut buffer) => read,
+            () = quiet => return,
+        };
+        let Ok(read @ 1..) = read else { return };
+        if let Some(client) = &mut to
+            && client
+                .write_all(buffer.get(..read).unwrap_or_default())
+                .await
+                .is_err()
+        {
+            to = None;
+        }
     }
-    let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
 }
 
 async fn with_terminal(mut prepared: Prepared, client: &mut RemoteCommand) -> Result<Outcome, ExecError> {
@@ -386,5 +406,41 @@ async fn feed(dir: PathBuf, stdin: Option<tokio::io::DuplexStream>, once: bool) 
         if once {
             let _ = shim::control(&dir, "close-stdin");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_client_gets_everything_although_the_command_is_gone() {
+        let gone = CancellationToken::new();
+        gone.cancel();
+        let all = vec![b'x'; 100_000];
+        let (to, mut client) = tokio::io::duplex(1000);
+        let slow = async {
+            tokio::time::sleep(DRAIN + Duration::from_millis(200)).await;
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.expect("a pipe can be read");
+            got.len()
+        };
+        let ((), got) = tokio::join!(pass(Some(all.as_slice()), Some(to), &gone), slow);
+        assert_eq!(got, all.len());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_something_holds_open_ends_soon_after_the_command() {
+        let gone = CancellationToken::new();
+        let (mut held, from) = tokio::io::duplex(1000);
+        let (to, mut client) = tokio::io::duplex(1000);
+        held.write_all(b"said").await.expect("there is room");
+        gone.cancel();
+        timeout(DRAIN * 5, pass(Some(from), Some(to), &gone))
+            .await
+            .expect("it ends although nobody closed the stream");
+        let mut got = String::new();
+        client.read_to_string(&mut got).await.expect("it is text");
+        assert_eq!(got, "said");
     }
 }

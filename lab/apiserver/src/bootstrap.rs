@@ -28,6 +28,10 @@ pub(crate) fn create(api: &Api) -> Result<(), Status> {
         },
     });
     put(api, "", "v1", "services", Some("default"), service)?;
+    if server.ip().is_loopback() {
+        // Nobody else could use it, and endpoints with such an address are refused.
+        return Ok(());
+    }
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": meta(&json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),

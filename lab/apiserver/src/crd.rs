@@ -189,7 +189,8 @@ pub(crate) fn stored(api: &Api, object: &Value, present: bool) -> Result<(), Sta
     Ok(())
 }
 
-fn rows(definition: &Value) -> Vec<Kind> {
+/// The kinds that a definition serves, one a version; the newest first.
+pub(crate) fn rows(definition: &Value) -> Vec<Kind> {
     let spec = &definition["spec"];
     let names = &spec["names"];
     let word = |v: &Value| v.as_str().unwrap_or_default().to_owned();

@@ -1,16 +1,21 @@
 //! What the fuzz targets in `fuzz/` do with their input: here, as the parsers are private. A finding is a panic.
 
+use std::path::Path;
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::PatchKind;
-use crate::jsonpath;
-use crate::patch;
+use crate::kinds::{self, Fields, Kind};
+use crate::patch::{self, managed};
 use crate::pki::ClientCertificate;
 use crate::rest::{Query, body, path};
 use crate::selector::{FieldSelector, LabelSelector};
-use crate::{kubeconfig, protobuf, quantity, schema};
+use crate::{crd, jsonpath, kubeconfig, protobuf, quantity, schema, validate};
 
-/// The body of a request; the first byte chooses the format. An object of a kind that we know is held to its schema.
+/// The body of a request; the first byte chooses the format. An object of a kind that we know goes the pure part of its
+/// way: schema, defaults, validation, the columns of a table. Defaults leave nothing for a second time.
 pub fn body(data: &[u8]) {
     let Some((format, bytes)) = data.split_first() else {
         return;
@@ -23,10 +28,44 @@ pub fn body(data: &[u8]) {
     };
     let Ok(mut object) = read else { return };
     let version = object["apiVersion"].as_str().unwrap_or_default();
-    let types = schema::of_kind(version, object["kind"].as_str().unwrap_or_default());
-    if let Some(types) = types {
-        let _ = schema::decode(types, &mut object);
+    let name = object["kind"].as_str().unwrap_or_default();
+    let kind = builtin().iter().find(|kind| kind.kind == name && kind.api_version() == version);
+    if let Some(kind) = kind {
+        admit(kind, &mut object);
     }
+}
+
+/// The table of kinds, made once.
+fn builtin() -> &'static [Kind] {
+    static KINDS: OnceLock<Vec<Kind>> = OnceLock::new();
+    KINDS.get_or_init(kinds::builtin)
+}
+
+/// What happens to a new object without a look at others; whether it would be stored.
+fn admit(kind: &Kind, object: &mut Value) -> bool {
+    let decoded = match &kind.fields {
+        Fields::Builtin(types) => schema::decode(types, object),
+        Fields::Structural(schema) => crd::decode(schema, object),
+    };
+    if decoded.is_err() {
+        return false;
+    }
+    (kind.hooks.to_stored)(object);
+    (kind.hooks.defaults)(object);
+    let once = object.clone();
+    (kind.hooks.defaults)(object);
+    assert_eq!(*object, once, "defaults that are not final");
+    let mut causes = Vec::new();
+    validate::metadata(object, None, &mut causes);
+    if let Fields::Structural(schema) = &kind.fields {
+        crd::check(schema, object, "", &mut causes);
+    }
+    (kind.hooks.validate)(object, None, &mut causes);
+    (kind.hooks.validate)(object, Some(&once), &mut Vec::new());
+    let good = validate::name(kind, object).is_ok() && causes.is_empty();
+    (kind.hooks.from_stored)(object);
+    kind.printer.cells(object, Timestamp::UNIX_EPOCH);
+    good
 }
 
 /// A patch on the second line onward against the object on the first; the first byte chooses the format. What comes
@@ -109,12 +148,94 @@ pub fn kubeconfig(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let Ok(once) = kubeconfig::merged(text, &entry) else {
+    let path = Path::new("kubeconfig");
+    let Ok(once) = kubeconfig::merged(path, text, &entry) else {
         return;
     };
     assert_eq!(
-        kubeconfig::merged(&once, &entry).ok(),
+        kubeconfig::merged(path, &once, &entry).ok(),
         Some(once),
         "changed when merged twice"
     );
+}
+
+/// The JSON documents of an input, one a line; `None` when one is no object.
+fn objects(data: &[u8]) -> Option<Vec<Value>> {
+    data.split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).ok().filter(Value::is_object))
+        .collect()
+}
+
+/// Server-side apply: an object on the first line, then configurations, applied one after the other by two managers in
+/// turn; the first byte chooses the kind. Applied again, a configuration changes nothing, and the record of who applied
+/// what is that of everybody once.
+pub fn managed(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    let name = match kind {
+        b'p' => "Pod",
+        b's' => "Service",
+        b'n' => "Node",
+        _ => "Deployment",
+    };
+    let (Some(kind), Some(lines)) = (
+        builtin().iter().find(|kind| kind.kind == name),
+        objects(rest),
+    ) else {
+        return;
+    };
+    let Fields::Builtin(types) = kind.fields else {
+        return;
+    };
+    let decoded = |mut object: Value| schema::decode(types, &mut object).ok().map(|_| object);
+    let mut lines = lines.into_iter().filter_map(decoded);
+    let Some(mut object) = lines.next() else { return };
+    for (manager, config) in ["one", "two"].into_iter().cycle().zip(lines) {
+        let applied = managed::Applied { manager, config };
+        let apply = |before: Value| {
+            let mut after = managed::merge(kind, before.clone(), &applied);
+            schema::decode(types, &mut after).ok()?;
+            managed::record(kind, &mut after, Some(&before), "", Some(&applied));
+            Some(after)
+        };
+        let Some(once) = apply(object) else { return };
+        assert_eq!(apply(once.clone()).as_ref(), Some(&once), "changed when applied twice");
+        object = once;
+    }
+}
+
+/// A CustomResourceDefinition on the first line and objects on the others. A definition that would be stored is served,
+/// and every object is pruned, filled in and checked by each of its schemas: once and for all.
+pub fn definition(data: &[u8]) {
+    let Some(lines) = objects(data) else { return };
+    let mut lines = lines.into_iter();
+    let (Some(mut definition), Some(of_definitions)) = (
+        lines.next(),
+        builtin()
+            .iter()
+            .find(|kind| kind.kind == "CustomResourceDefinition"),
+    ) else {
+        return;
+    };
+    if !admit(of_definitions, &mut definition) {
+        return;
+    }
+    let served = crd::rows(&definition);
+    for object in lines {
+        for kind in &served {
+            let mut pruned = object.clone();
+            if !admit(kind, &mut pruned) {
+                continue;
+            }
+            let Fields::Structural(schema) = &kind.fields else {
+                continue;
+            };
+            let mut again = pruned.clone();
+            let unknown = crd::decode(schema, &mut again);
+            assert_eq!(unknown, Ok(Vec::new()), "pruned and still unknown");
+            assert_eq!(again, pruned, "changed when read again");
+        }
+    }
 }

@@ -306,7 +306,10 @@ fn core() -> Vec<Kind> {
             }),
         k("Endpoints", "endpoints", &["ep"])
             .print(printers::endpoints())
-            .hook(|h| h.defaults = defaults::endpoints),
+            .hook(|h| {
+                h.defaults = defaults::endpoints;
+                h.validate = validate::endpoints;
+            }),
         k("ConfigMap", "configmaps", &["cm"])
             .print(printers::config_maps())
             .hook(|h| h.validate = validate::config_map),

@@ -93,11 +93,7 @@ impl Entry {
 /// everything else keeps its meaning.
 pub fn merge(path: &Path, entry: &Entry) -> Result<(), KubeconfigError> {
     let path = resolve(path);
-    let mut config = match read(&path)? {
-        Some(config) => config,
-        None => empty(),
-    };
-    insert(&mut config, entry);
+    let after = merged(&path, &read(&path)?, entry)?;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|source| {
             KubeconfigError::Write(PkiError::File {
@@ -106,14 +102,14 @@ pub fn merge(path: &Path, entry: &Entry) -> Result<(), KubeconfigError> {
             })
         })?;
     }
-    write_private(&path, &text(&config)).map_err(KubeconfigError::Write)
+    write_private(&path, &after).map_err(KubeconfigError::Write)
 }
 
 /// Takes a context with its cluster and user out again and makes the context current that was so before. A file
 /// in which nothing is left is removed. No file, or no such context, is no error.
 pub fn remove(path: &Path, context: &str) -> Result<(), KubeconfigError> {
     let path = resolve(path);
-    let Some(mut config) = read(&path)? else {
+    let Some(mut config) = parse(&path, &read(&path)?)? else {
         return Ok(());
     };
     let Some(found) = items(&config["contexts"]).iter().find(|c| c["name"] == context) else {
@@ -145,9 +141,9 @@ pub fn remove(path: &Path, context: &str) -> Result<(), KubeconfigError> {
     write_private(&path, &text(&config)).map_err(KubeconfigError::Write)
 }
 
-/// The text of a kubeconfig with an entry added, as [`merge`] would write it.
-pub(crate) fn merged(before: &str, entry: &Entry) -> Result<String, KubeconfigError> {
-    let mut config = parse(Path::new("kubeconfig"), before)?.unwrap_or_else(empty);
+/// The text of a kubeconfig with an entry added; `path` is for errors.
+pub(crate) fn merged(path: &Path, before: &str, entry: &Entry) -> Result<String, KubeconfigError> {
+    let mut config = parse(path, before)?.unwrap_or_else(empty);
     insert(&mut config, entry);
     Ok(text(&config))
 }
@@ -161,18 +157,15 @@ fn empty() -> Value {
     json!({"apiVersion": "v1", "kind": "Config", "preferences": {}, "clusters": [], "contexts": [], "users": []})
 }
 
-fn read(path: &Path) -> Result<Option<Value>, KubeconfigError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(KubeconfigError::Read {
-                path: path.into(),
-                source,
-            });
-        }
-    };
-    parse(path, &text)
+/// The file's text, empty when there is no file.
+fn read(path: &Path) -> Result<String, KubeconfigError> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|source| KubeconfigError::Read {
+            path: path.into(),
+            source,
+        }),
+    }
 }
 
 /// The kubeconfig in a file's text; `path` is for errors. `None` for an empty file.

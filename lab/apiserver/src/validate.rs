@@ -8,12 +8,14 @@ use crate::status::{Cause, Status};
 
 mod network;
 mod pod;
+mod service;
 #[cfg(test)]
 mod tests;
 pub(crate) mod text;
 
-pub(crate) use network::{endpoint_slice, network_policy, service};
+pub(crate) use network::{endpoint_slice, endpoints, network_policy};
 pub(crate) use pod::{pod, workload};
+pub(crate) use service::service;
 
 /// Checks the name of a new object.
 pub(crate) fn name(kind: &Kind, object: &Value) -> Result<(), Status> {
@@ -74,6 +76,42 @@ pub(crate) fn metadata(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
             causes.push(Cause::forbidden("metadata.finalizers", &detail));
         }
     }
+}
+
+/// A list of strings that breaks a rule, shown as Go prints it.
+pub(crate) fn listed(field: &str, list: &[impl AsRef<str>], detail: &str) -> Cause {
+    let shown: Vec<String> = list.iter().map(|s| format!("{:?}", s.as_ref())).collect();
+    Cause {
+        reason: "FieldValueInvalid",
+        message: format!("Invalid value: []string{{{}}}: {detail}", shown.join(", ")),
+        field: field.into(),
+    }
+}
+
+/// Checks an address that others are sent to (`ValidateNonSpecialIP`): not the loopback, not one of a single link.
+pub(super) fn address(value: &Value, field: &str, causes: &mut Vec<Cause>) {
+    use std::net::IpAddr;
+    let Ok(address) = value.as_str().unwrap_or_default().parse::<IpAddr>() else {
+        let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+        causes.push(Cause::invalid(field, value, detail));
+        return;
+    };
+    let (local, local_group) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    let detail = if address.is_unspecified() {
+        "may not be unspecified (0.0.0.0 or ::)"
+    } else if address.is_loopback() {
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+    } else if local {
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+    } else if local_group {
+        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+    } else {
+        return;
+    };
+    causes.push(Cause::invalid(field, value, detail));
 }
 
 /// Checks a map of labels.

@@ -297,8 +297,10 @@ impl Api {
             }
         };
         keep_system_fields(&mut object, current);
-        if target.subresource.is_none() {
+        if target.subresource.as_deref() != Some("finalize") {
             (kind.hooks.defaults)(&mut object);
+        }
+        if target.subresource.is_none() {
             (kind.hooks.admit)(self, &mut object, Some(current))?;
         }
         check(kind, &object, Some(current))?;

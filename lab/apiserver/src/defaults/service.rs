@@ -1,24 +1,31 @@
-//! Services; addresses are given out by admission.
+//! Services; addresses and node ports are given out by admission.
 
 use serde_json::{Value, json};
 
+use crate::admission::is_external;
 use crate::object::{default_to, items_mut, map_mut};
+
+/// How long a client stays with its endpoint, in seconds: three hours.
+const AFFINITY_SECONDS: i64 = 10_800;
 
 pub(crate) fn service(object: &mut Value) {
     let spec = &mut object["spec"];
     default_to(spec, "type", "ClusterIP");
     default_to(spec, "sessionAffinity", "None");
-    if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"].is_null() {
-        map_mut(spec).insert(
-            "sessionAffinityConfig".into(),
-            json!({"clientIP": {"timeoutSeconds": 10800}}),
-        );
+    match spec["sessionAffinity"].as_str() {
+        // A client that turns affinity off need not know of its settings.
+        Some("None") => drop(map_mut(spec).remove("sessionAffinityConfig")),
+        Some("ClientIP") => {
+            let config = map_mut(spec)
+                .entry("sessionAffinityConfig")
+                .or_insert_with(|| json!({}));
+            let client = map_mut(config).entry("clientIP").or_insert_with(|| json!({}));
+            default_to(client, "timeoutSeconds", AFFINITY_SECONDS);
+        }
+        _ => {}
     }
     if spec["type"] != "ExternalName" {
         default_to(spec, "internalTrafficPolicy", "Cluster");
-    }
-    if matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
-        default_to(spec, "externalTrafficPolicy", "Cluster");
     }
     if spec["type"] == "LoadBalancer" {
         default_to(spec, "allocateLoadBalancerNodePorts", true);
@@ -35,5 +42,15 @@ pub(crate) fn service(object: &mut Value) {
             }
         }
     }
+    if is_external(object) {
+        default_to(&mut object["spec"], "externalTrafficPolicy", "Cluster");
+    }
     default_to(&mut object["status"], "loadBalancer", json!({}));
+    if let Some(ingress) = map_mut(&mut object["status"]["loadBalancer"]).get_mut("ingress") {
+        for point in items_mut(ingress) {
+            if point["ip"].is_string() {
+                default_to(point, "ipMode", "VIP");
+            }
+        }
+    }
 }

@@ -1,89 +1,19 @@
-//! Services, endpoint slices and network policies.
+//! Endpoint slices and network policies.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
 use super::pod::port_number;
-use super::{immutable, labels, text};
+use super::{address, immutable, labels, text};
 use crate::object::items;
 use crate::status::Cause;
 
-const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
-pub(crate) fn service(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
-    let spec = &object["spec"];
-    let ty = spec["type"].as_str().unwrap_or_default();
-    if !TYPES.contains(&ty) {
-        causes.push(Cause::unsupported("spec.type", &spec["type"], TYPES));
-    }
-    let headless = spec["clusterIP"] == "None";
-    let ports = items(&spec["ports"]);
-    if ports.is_empty() && !headless && ty != "ExternalName" {
-        causes.push(Cause::required("spec.ports", ""));
-    }
-    if ty == "ExternalName" && spec["externalName"].as_str().unwrap_or_default().is_empty() {
-        causes.push(Cause::required("spec.externalName", ""));
-    }
-    let (mut names, mut pairs) = (BTreeSet::new(), BTreeSet::new());
-    for (index, port) in ports.iter().enumerate() {
-        let at = format!("spec.ports[{index}]");
-        port_number(port["port"].as_i64().unwrap_or(0), &format!("{at}.port"), causes);
-        let name = port["name"].as_str().unwrap_or_default();
-        if name.is_empty() && ports.len() > 1 {
-            causes.push(Cause::required(format!("{at}.name"), ""));
-        } else if !name.is_empty() {
-            if let Some(rule) = text::label(name) {
-                causes.push(Cause::invalid(format!("{at}.name"), &name.into(), rule));
-            }
-            if !names.insert(name) {
-                causes.push(Cause::duplicate(format!("{at}.name"), &name.into()));
-            }
-        }
-        let protocol = port["protocol"].as_str().unwrap_or_default();
-        if !PROTOCOLS.contains(&protocol) {
-            causes.push(Cause::unsupported(
-                format!("{at}.protocol"),
-                &port["protocol"],
-                PROTOCOLS,
-            ));
-        }
-        if !pairs.insert((port["port"].as_i64(), protocol)) {
-            causes.push(Cause::duplicate(at.clone(), port));
-        }
-        match &port["targetPort"] {
-            Value::Number(number) => {
-                port_number(number.as_i64().unwrap_or(0), &format!("{at}.targetPort"), causes);
-            }
-            Value::String(name) => {
-                if let Some(rule) = text::port_name(name) {
-                    causes.push(Cause::invalid(
-                        format!("{at}.targetPort"),
-                        &name.as_str().into(),
-                        rule,
-                    ));
-                }
-            }
-            _ => {}
-        }
-    }
-    labels(&spec["selector"], "spec.selector", causes);
-    let affinities = ["ClientIP", "None"];
-    if !spec["sessionAffinity"]
-        .as_str()
-        .is_some_and(|a| affinities.contains(&a))
-    {
-        causes.push(Cause::unsupported(
-            "spec.sessionAffinity",
-            &spec["sessionAffinity"],
-            &affinities,
-        ));
-    }
-    if old.is_some_and(|o| o["spec"]["type"] != "ExternalName") && ty != "ExternalName" {
-        immutable(object, old, "/spec/clusterIP", causes);
-    }
-}
+/// Most endpoints, and most ports, of a slice.
+const SLICE_ENDPOINTS: usize = 1000;
+const SLICE_PORTS: usize = 20_000;
 
 pub(crate) fn endpoint_slice(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let types = ["FQDN", "IPv4", "IPv6"];
@@ -94,21 +24,100 @@ pub(crate) fn endpoint_slice(object: &Value, old: Option<&Value>, causes: &mut V
         causes.push(Cause::unsupported("addressType", &object["addressType"], &types));
     }
     immutable(object, old, "/addressType", causes);
-    for (index, endpoint) in items(&object["endpoints"]).iter().enumerate() {
+    let endpoints = items(&object["endpoints"]);
+    for (field, count, most) in [
+        ("endpoints", endpoints.len(), SLICE_ENDPOINTS),
+        ("ports", items(&object["ports"]).len(), SLICE_PORTS),
+    ] {
+        if count > most {
+            causes.push(Cause {
+                reason: "FieldValueTooMany",
+                message: format!("Too many: {count}: must have at most {most} items"),
+                field: field.into(),
+            });
+        }
+    }
+    for (index, endpoint) in endpoints.iter().enumerate() {
         if items(&endpoint["addresses"]).is_empty() {
             causes.push(Cause::required(
                 format!("endpoints[{index}].addresses"),
                 "must contain at least 1 address",
             ));
         }
-        for (nth, address) in items(&endpoint["addresses"]).iter().enumerate() {
+        for (nth, value) in items(&endpoint["addresses"]).iter().enumerate() {
             let at = format!("endpoints[{index}].addresses[{nth}]");
-            let text = address.as_str().unwrap_or_default();
-            if ty == "IPv6" && text.parse::<std::net::Ipv6Addr>().is_err() {
-                causes.push(Cause::invalid(at, address, "must be a valid IPv6 address"));
-            } else if ty == "IPv4" && text.parse::<std::net::Ipv4Addr>().is_err() {
-                causes.push(Cause::invalid(at, address, "must be a valid IPv4 address"));
+            let text = value.as_str().unwrap_or_default();
+            match ty {
+                "IPv6" if text.parse::<std::net::Ipv6Addr>().is_err() => {
+                    causes.push(Cause::invalid(at, value, "must be a valid IPv6 address"));
+                }
+                "IPv4" if text.parse::<std::net::Ipv4Addr>().is_err() => {
+                    causes.push(Cause::invalid(at, value, "must be a valid IPv4 address"));
+                }
+                "IPv4" | "IPv6" => address(value, &at, causes),
+                "FQDN" => {
+                    if let Some(rule) = text::subdomain(text.strip_suffix('.').unwrap_or(text)) {
+                        causes.push(Cause::invalid(at, value, rule));
+                    }
+                }
+                _ => {}
             }
+        }
+        if let Some(host) = endpoint["hostname"].as_str()
+            && let Some(rule) = text::label(host)
+        {
+            let at = format!("endpoints[{index}].hostname");
+            causes.push(Cause::invalid(at, &endpoint["hostname"], rule));
+        }
+    }
+    let mut names = BTreeSet::new();
+    for (index, port) in items(&object["ports"]).iter().enumerate() {
+        let at = format!("ports[{index}]");
+        let name = port["name"].as_str().unwrap_or_default();
+        if let Some(rule) = text::label(name).filter(|_| !name.is_empty()) {
+            causes.push(Cause::invalid(format!("{at}.name"), &name.into(), rule));
+        }
+        if !names.insert(name) {
+            causes.push(Cause::duplicate(format!("{at}.name"), &name.into()));
+        }
+        protocol(port, &at, causes);
+        if let Some(number) = port["port"].as_i64() {
+            port_number(number, &format!("{at}.port"), causes);
+        }
+    }
+}
+
+fn protocol(port: &Value, at: &str, causes: &mut Vec<Cause>) {
+    if !port["protocol"].as_str().is_none_or(|p| PROTOCOLS.contains(&p)) {
+        let field = format!("{at}.protocol");
+        causes.push(Cause::unsupported(field, &port["protocol"], PROTOCOLS));
+    }
+}
+
+pub(crate) fn endpoints(object: &Value, _old: Option<&Value>, causes: &mut Vec<Cause>) {
+    for (index, subset) in items(&object["subsets"]).iter().enumerate() {
+        let at = format!("subsets[{index}]");
+        let lists = ["addresses", "notReadyAddresses"];
+        if lists.iter().all(|list| items(&subset[*list]).is_empty()) {
+            let detail = "must specify `addresses` or `notReadyAddresses`";
+            causes.push(Cause::required(at.clone(), detail));
+        }
+        for list in lists {
+            for (nth, one) in items(&subset[list]).iter().enumerate() {
+                address(&one["ip"], &format!("{at}.{list}[{nth}].ip"), causes);
+            }
+        }
+        let ports = items(&subset["ports"]);
+        for (nth, port) in ports.iter().enumerate() {
+            let at = format!("{at}.ports[{nth}]");
+            let name = port["name"].as_str().unwrap_or_default();
+            if name.is_empty() && ports.len() > 1 {
+                causes.push(Cause::required(format!("{at}.name"), ""));
+            } else if let Some(rule) = text::label(name).filter(|_| !name.is_empty()) {
+                causes.push(Cause::invalid(format!("{at}.name"), &name.into(), rule));
+            }
+            port_number(port["port"].as_i64().unwrap_or(0), &format!("{at}.port"), causes);
+            protocol(port, &at, causes);
         }
     }
 }
@@ -143,13 +152,7 @@ pub(crate) fn network_policy(object: &Value, _old: Option<&Value>, causes: &mut 
 }
 
 fn policy_port(port: &Value, at: &str, causes: &mut Vec<Cause>) {
-    if !port["protocol"].as_str().is_none_or(|p| PROTOCOLS.contains(&p)) {
-        causes.push(Cause::unsupported(
-            format!("{at}.protocol"),
-            &port["protocol"],
-            PROTOCOLS,
-        ));
-    }
+    protocol(port, at, causes);
     match &port["port"] {
         Value::Number(number) => port_number(number.as_i64().unwrap_or(0), &format!("{at}.port"), causes),
         Value::String(name) => {

@@ -3,5 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "in a test, what goes wrong ends it")]
 
 mod kubectl;
-mod rest;
+mod kubelet;
+mod objects;
+mod refusals;
+mod services;
 mod support;
+mod watch;

@@ -94,11 +94,13 @@ fn flags(toolchain: &Toolchain) -> OsString {
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     let mut linker = OsString::from("-Clinker=");
     linker.push(&toolchain.linker);
-    let flags: [OsString; 5] = [
+    let flags: [OsString; 6] = [
         format!("--cfg=bpf_target_arch=\"{arch}\"").into(),
         // By flag, not by profile: `memcpy` and others of core need function information too.
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
+        // The linker's own default leaves every zeroing of memory to a loop over bytes.
+        "-Clink-arg=--disable-expand-memcpy-in-order".into(),
         "-Ctarget-cpu=v3".into(),
         linker,
     ];

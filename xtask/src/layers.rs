@@ -47,10 +47,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("seta-lab-streams", &[]),
     ("seta-lab-apiserver", &[]),
+    ("seta-lab-dns", &[]),
     ("seta-lab-kubelet", &["seta-lab-streams"]),
     (
         "seta-lab",
-        &["seta-lab-apiserver", "seta-lab-kubelet", "seta-netlink"],
+        &[
+            "seta-lab-apiserver",
+            "seta-lab-dns",
+            "seta-lab-kubelet",
+            "seta-netlink",
+        ],
     ),
     ("xtask", &["*"]),
     ("seta-bench", &["*"]),
@@ -67,10 +73,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ("rtnetlink", &["seta-netlink"]),
     ("netlink-packet-route", &["seta-netlink"]),
     // The CLI and the lab are plain Kubernetes clients without a domain model to protect.
-    ("kube", &["seta-k8s", "seta", "seta-lab-kubelet"]),
+    ("kube", &["seta-k8s", "seta", "seta-lab-dns", "seta-lab-kubelet"]),
     (
         "k8s-openapi",
-        &["seta-k8s", "seta", "seta-lab-kubelet", "seta-lab"],
+        &["seta-k8s", "seta", "seta-lab-dns", "seta-lab-kubelet", "seta-lab"],
     ),
 ];
 

@@ -17,13 +17,18 @@ mod borders;
 mod constants;
 mod kernel;
 mod maps;
+mod services;
 mod skb;
+mod socket;
 mod tables;
 mod verdict;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
-use crate::{skb::Skb, verdict::act};
+use crate::{
+    skb::Skb,
+    verdict::{act, last},
+};
 
 /// tcx ingress of the host side of a pod's link.
 #[classifier]
@@ -34,7 +39,7 @@ fn from_pod(context: TcContext) -> i32 {
 /// tcx egress of the host side of a pod's link.
 #[classifier]
 fn to_pod(context: TcContext) -> i32 {
-    act(stages::to_pod(&mut Skb::new(context.skb.skb)))
+    last(act(stages::to_pod(&mut Skb::new(context.skb.skb))))
 }
 
 /// tcx ingress of a native device.

@@ -25,6 +25,13 @@ pub(crate) fn act(result: Result<Verdict, Dropped>) -> i32 {
     }
 }
 
+/// The last word on what is delivered: while a new pod's filter becomes a link, the same program is behind this one,
+/// and would see, count and track what it lets pass a second time.
+#[inline(always)]
+pub(crate) fn last(action: i32) -> i32 {
+    if action == TC_ACT_UNSPEC { TC_ACT_OK } else { action }
+}
+
 #[inline(always)]
 fn neighbour(ifindex: u32, next_hop: &Addr) -> i32 {
     let words: [u32; 4] = zerocopy::transmute!(next_hop.0);

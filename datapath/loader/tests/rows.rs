@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use seta_loader::{Datapath, MapSizes, Options};
 use sim::{
-    TcAction,
+    Program, TcAction,
     rows::{self, Row},
 };
 use zerocopy::FromBytes;
@@ -197,6 +197,14 @@ impl Kernel {
             .into_iter()
             .find(|action| *action as i32 == run.verdict)
             .ok_or_else(|| format!("{}: unknown action {}", row.name, run.verdict))?;
+        // The entry point does not let another program see what it delivers (`ebpf`, `verdict::last`).
+        let action = match (row.program, action) {
+            (Program::ToPod, TcAction::Next) => {
+                return Err(format!("{}: asks the next program", row.name));
+            }
+            (Program::ToPod, TcAction::Ok) => TcAction::Next,
+            (_, action) => action,
+        };
         let counted = self.counters().into_iter().flat_map(|(slot, packets)| {
             let old = before.get(&slot).copied().unwrap_or(0);
             std::iter::repeat_n(slot, usize::try_from(packets - old).unwrap())

@@ -8,6 +8,10 @@ use kube::{Client, Config};
 
 use crate::error::{RequestError, request};
 
+/// After so much silence a connection is given up. Longer than an idle watch lasts, which the server ends after 290 s
+/// and kube after 295 s.
+const SILENCE: Duration = Duration::from_secs(300);
+
 /// Where the API server's address and our credentials come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Access {
@@ -86,8 +90,9 @@ impl Cluster {
         };
         config.connect_timeout = Some(Duration::from_secs(5));
         config.write_timeout = Some(Duration::from_secs(10));
-        // No read timeout: it would end idle watches, which have a timeout of their own.
-        config.read_timeout = None;
+        // A list of a watch has no deadline of its own: without this one, a server that died without a word would hold
+        // it for as long as TCP hopes, a quarter of an hour.
+        config.read_timeout = Some(SILENCE);
         let client = Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
         Ok(Self { client, manager })
     }

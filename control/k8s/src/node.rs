@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use model::inputs::{self, ObjectName};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Cluster;
 use crate::error::{RequestError, RequestErrorKind, request};
@@ -159,7 +159,7 @@ impl Cluster {
             let outcome = match request("get", &object, api.get_opt(&node.name)).await? {
                 None => request("create", &object, api.create(&self.post(), &wanted)).await,
                 Some(current)
-                    if current.spec == wanted.spec
+                    if ours(&current.spec) == ours(&wanted.spec)
                         && current.owner_references() == wanted.owner_references() =>
                 {
                     return Ok(());
@@ -171,7 +171,7 @@ impl Cluster {
                             "ownerReferences": wanted.metadata.owner_references,
                         },
                         // Lists are replaced as a whole, fields that are missing here stay.
-                        "spec": wanted.spec,
+                        "spec": ours(&wanted.spec),
                     }));
                     request("patch", &object, api.patch(&node.name, &self.patch(), &patch)).await
                 }
@@ -258,6 +258,25 @@ fn has_network_condition(node: &Node) -> bool {
         .unwrap_or_default();
     conditions.iter().any(|c| {
         c.type_ == "NetworkUnavailable" && c.status == "False" && c.reason.as_deref() == Some("CiliumIsUp")
+    })
+}
+
+/// The fields that we write, as a merge patch: what is empty is taken away, everything else belongs to others.
+fn ours(spec: &types::CiliumNodeSpec) -> Value {
+    let types::CiliumNodeSpec {
+        addresses,
+        bootid,
+        health,
+        ipam,
+        encryption: _,
+        ingress: _,
+    } = spec;
+    let or_none = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    json!({
+        "addresses": addresses,
+        "bootid": or_none(bootid),
+        "health": {"ipv4": or_none(&health.ipv4), "ipv6": or_none(&health.ipv6)},
+        "ipam": {"podCIDRs": ipam.pod_cidrs},
     })
 }
 

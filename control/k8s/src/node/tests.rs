@@ -131,6 +131,34 @@ async fn a_cilium_node_keeps_what_others_wrote() {
 }
 
 #[tokio::test]
+async fn what_a_node_no_longer_has_goes_and_fields_of_others_cause_no_writes() {
+    let fake = Fake::new();
+    let with_health = inputs::CiliumNode {
+        health_ips: vec!["fd00:10:244:1::9".parse().unwrap()],
+        boot_id: "b1".into(),
+        ..cilium_node("fd00:10:244:1::1")
+    };
+    fake.cluster.publish_node(&with_health).await.unwrap();
+    let mut stored = fake.get(CILIUM_NODE).unwrap();
+    assert_eq!(stored["spec"]["health"]["ipv6"], "fd00:10:244:1::9");
+    stored["spec"]["encryption"]["key"] = json!(3);
+    stored["spec"]["ingress"]["ipv6"] = json!("fd00:10:244:1::8");
+    fake.put(CILIUM_NODE, stored);
+
+    let bare = cilium_node("fd00:10:244:1::1");
+    fake.cluster.publish_node(&bare).await.unwrap();
+    let stored = fake.get(CILIUM_NODE).unwrap();
+    assert_eq!(stored["spec"]["health"].get("ipv6"), None);
+    assert_eq!(stored["spec"].get("bootid"), None);
+    assert_eq!(stored["spec"]["encryption"]["key"], 3);
+    assert_eq!(stored["spec"]["ingress"]["ipv6"], "fd00:10:244:1::8");
+
+    fake.requests();
+    fake.cluster.publish_node(&bare).await.unwrap();
+    assert_eq!(fake.requests().len(), 1, "nothing to write");
+}
+
+#[tokio::test]
 async fn a_warning_about_a_pod() {
     let fake = Fake::new();
     let pod = ObjectName::new("default", "client");

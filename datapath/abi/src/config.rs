@@ -13,6 +13,8 @@ pub struct Config {
     pub router_v6: Addr,
     /// IPv4-mapped address of the router; unspecified when IPv4 is off.
     pub router_v4: Addr,
+    /// Cookie of the node's network namespace (`SO_NETNS_COOKIE`); 0: no process is kept from node ports.
+    pub node_namespace: u64,
     /// How often an aggregated connection is reported per direction, nanoseconds.
     pub monitor_interval: u64,
     /// Lifetimes of conntrack entries, nanoseconds.
@@ -54,6 +56,7 @@ impl Config {
     pub const DEFAULT: Self = Self {
         router_v6: Addr::UNSPECIFIED,
         router_v4: Addr::UNSPECIFIED,
+        node_namespace: 0,
         monitor_interval: 5 * SECOND,
         ct_tcp: 8000 * SECOND,
         ct_syn: 60 * SECOND,

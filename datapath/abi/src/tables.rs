@@ -34,6 +34,14 @@ impl Addr {
         let [a, b, c, d] = v4;
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
+
+    /// Whether this is the form of an IPv4 address.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        let [first, second, third, _]: [u32; 4] = zerocopy::transmute!(self.0);
+        first | second == 0 && third == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
 }
 
 /// A local destination: a pod on this node, or an address of the node itself.
@@ -73,10 +81,15 @@ impl Endpoint {
 pub struct Peer {
     /// Security identity behind the address.
     pub identity: u32,
-    /// Reserved for tunnel and encryption flags; zero.
+    /// [`Peer::NODE`] and others to come.
     pub flags: u32,
     /// Address of the node that hosts it; unspecified when local or when it is a node.
     pub node: Addr,
+}
+
+impl Peer {
+    /// The address is one of a node of the cluster, this one included.
+    pub const NODE: u32 = 1 << 0;
 }
 
 /// Packets and bytes, one slot of a per-CPU counter.

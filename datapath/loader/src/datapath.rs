@@ -1,6 +1,7 @@
 //! The loaded datapath: programs, tables, counters.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use crate::info::{self, InfoError, MapInfo, ProgramInfo};
 use crate::migrate::MapNews;
 use crate::object::{MAPS, PROGRAMS};
 use crate::open::{OpenError, Options};
+use crate::pins::PinError;
+use crate::services::ServiceTables;
+use crate::sockets::{self, SocketAttachment, SocketError, Sockets};
 use crate::table::{Table, TableError, Wire, io_error};
 use crate::{Cause, EventReader, EventsError};
 
@@ -75,6 +79,8 @@ pub struct TestRun {
 /// The datapath of this node. Dropping it leaves everything attached.
 pub struct Datapath {
     pub(crate) programs: Programs,
+    pub(crate) sockets: Sockets,
+    pub(crate) services: ServiceTables,
     pub(crate) endpoints: Table<Addr, Endpoint>,
     pub(crate) devices: Table<u32, Addr>,
     pub(crate) ipcache: Table<Addr, Peer>,
@@ -133,6 +139,35 @@ impl Datapath {
     #[must_use]
     pub fn ct_any(&self) -> &Table<CtKey, CtEntry> {
         &self.ct_any
+    }
+
+    /// Services: frontends, backends, and what goes with them.
+    #[must_use]
+    pub fn services(&self) -> &ServiceTables {
+        &self.services
+    }
+
+    /// Attaches the programs of sockets to a cgroup: they see every socket of its processes, and of those in cgroups
+    /// below. Attached already: exchanges programs of a predecessor in place.
+    ///
+    /// # Errors
+    /// [`SocketError`].
+    pub fn attach_sockets(&self, cgroup: &Path) -> Result<Attached, SocketError> {
+        self.sockets.attach(self.programs.pins(), cgroup)
+    }
+
+    /// Takes the programs of sockets off. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub fn detach_sockets(&self) -> Result<usize, PinError> {
+        sockets::detach(self.programs.pins())
+    }
+
+    /// The programs of sockets that are attached, asked of the kernel now.
+    #[must_use]
+    pub fn socket_attachments(&self) -> Vec<SocketAttachment> {
+        self.sockets.attachments(self.programs.pins())
     }
 
     /// Attaches the programs of a pod to the host side of its link, by pinned links: `from_pod` to what it sends,
@@ -314,12 +349,13 @@ impl Datapath {
     /// # Errors
     /// [`InfoError`].
     pub fn program_infos(&self) -> Result<Vec<ProgramInfo>, InfoError> {
-        PROGRAMS
+        let packets = PROGRAMS
             .iter()
-            .filter_map(|name| {
-                self.programs
-                    .with(name, |program| info::program_info(name, program))
-            })
+            .filter_map(|name| Some((*name, self.programs.with(name, |program| program.info())?)));
+        let sockets = self.sockets.each(|name, program| (name, program.info()));
+        packets
+            .chain(sockets)
+            .map(|(name, info)| info::program_info(name, info))
             .collect()
     }
 

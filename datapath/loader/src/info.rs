@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::{MapData, MapType};
-use aya::programs::SchedClassifier;
+use aya::programs::ProgramError;
 
 use crate::Cause;
 use crate::sys::BatchReader;
@@ -124,7 +124,8 @@ fn count(map: &MapData, key_size: u32, value_size: u32, max: u32) -> io::Result<
         map.fd().as_fd(),
         size(key_size)?,
         size(value_size)?,
-        4096,
+        // A megabyte at a time, as some values are large.
+        ((1 << 20) / size(key_size.saturating_add(value_size))?.max(1)).clamp(1, 4096),
         size(max)?,
     );
     let mut entries = 0;
@@ -143,8 +144,11 @@ fn memory(map: &MapData) -> io::Result<u64> {
     Ok(memlock.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
 }
 
-pub(crate) fn program_info(name: &'static str, program: &SchedClassifier) -> Result<ProgramInfo, InfoError> {
-    let info = program.info().map_err(|error| InfoError::Program {
+pub(crate) fn program_info(
+    name: &'static str,
+    info: Result<aya::programs::ProgramInfo, ProgramError>,
+) -> Result<ProgramInfo, InfoError> {
+    let info = info.map_err(|error| InfoError::Program {
         name,
         source: error.into(),
     })?;

@@ -8,6 +8,7 @@
 //! seta/maps/<map name>                 maps, all of one ABI version, replaced as a whole
 //! seta/maps/seta_abi                   the ABI version of the maps beside it
 //! seta/links/<program>-<ifindex>       tcx links
+//! seta/links/<program>                 cgroup links of the programs of sockets
 //! seta/programs/<fingerprint>/<name>   programs that need not be verified again while nothing has changed
 //! seta/next/                           a new set of maps while it is being prepared
 //! ```
@@ -26,7 +27,10 @@ mod migrate;
 mod object;
 mod open;
 mod pins;
+mod prefix;
+mod services;
 mod sizing;
+mod sockets;
 mod sys;
 mod table;
 mod verified;
@@ -40,7 +44,10 @@ pub use migrate::{MapNews, MapReason};
 pub use object::{OBJECT, ObjectError};
 pub use open::{OpenError, Options};
 pub use pins::{PinError, Uninstalled, uninstall};
+pub use prefix::PrefixTable;
+pub use services::ServiceTables;
 pub use sizing::{DYNAMIC_SIZE_RATIO, MapSizes, total_memory};
+pub use sockets::{SocketAttachment, SocketError};
 pub use table::{Batches, Layout, Table, TableError};
 
 /// The reason that the library below gives for an error.

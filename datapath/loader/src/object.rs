@@ -20,9 +20,17 @@ pub(crate) const MAPS: &[&str] = &[
     abi::names::EVENTS,
     abi::names::EVENTS_LOST,
     abi::names::RATES,
+    abi::names::SERVICES,
+    abi::names::BACKENDS,
+    abi::names::MAGLEV,
+    abi::names::SOURCE_RANGES,
+    abi::names::MEMBERS,
+    abi::names::AFFINITY,
+    abi::names::SOCKETS,
+    abi::names::SOCKET_PEERS,
 ];
 
-/// Programs that must be in the object.
+/// Programs of packets that must be in the object; those of sockets are in `sockets`.
 pub(crate) const PROGRAMS: &[&str] = &[
     abi::names::FROM_POD,
     abi::names::TO_POD,
@@ -71,7 +79,8 @@ pub(crate) fn definitions(
     sizes: &BTreeMap<&'static str, u32>,
 ) -> Result<BTreeMap<&'static str, Definition>, ObjectError> {
     let object = Object::parse(object).map_err(|error| ObjectError::Parse(error.into()))?;
-    if let Some(name) = PROGRAMS.iter().find(|name| !object.programs.contains_key(**name)) {
+    let mut programs = PROGRAMS.iter().copied().chain(crate::sockets::names());
+    if let Some(name) = programs.find(|name| !object.programs.contains_key(*name)) {
         return Err(ObjectError::Missing {
             kind: "program",
             name,

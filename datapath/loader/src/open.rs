@@ -15,9 +15,12 @@ use crate::attach::Programs;
 use crate::migrate::{Decision, MapNews, decide};
 use crate::object::{self, MAPS, ObjectError, PROGRAMS};
 use crate::pins::{PinError, Pins};
+use crate::prefix::PrefixTable;
+use crate::services::ServiceTables;
 use crate::sizing::MapSizes;
+use crate::sockets::{self, Sockets};
 use crate::table::{Layout, Table, TableError, Wire, io_error};
-use crate::verified::{self, Classifiers};
+use crate::verified::{self, Verified};
 use crate::{Cause, Datapath};
 
 /// First kernel with tcx links (commit e420bed02507, "bpf: Add fd-based tcx multi-prog infra with link support").
@@ -103,9 +106,11 @@ pub(crate) fn open(options: &Options) -> Result<Datapath, OpenError> {
         }
     }
     let loaded = load_or_reopen(options, &sizes, &pins, renew)
-        .and_then(|classifiers| Ok((classifiers, assemble(&pins, &decisions, renew)?)));
+        .and_then(|verified| Ok((verified, assemble(&pins, &decisions, renew)?)));
     let mut datapath = match loaded {
-        Ok((classifiers, parts)) => parts.into_datapath(Programs::new(pins, classifiers)),
+        Ok((verified, parts)) => {
+            parts.into_datapath(Programs::new(pins, verified.classifiers), verified.sockets)
+        }
         Err(error) => {
             if renew {
                 pins.discard_next()?;
@@ -127,11 +132,11 @@ fn load_or_reopen(
     sizes: &BTreeMap<&'static str, u32>,
     pins: &Pins,
     renew: bool,
-) -> Result<Classifiers, OpenError> {
+) -> Result<Verified, OpenError> {
     if !renew {
         let fingerprint = verified::fingerprint(options.object, &options.config, &pins.maps())?;
-        if let Some(classifiers) = verified::reopen(pins, &fingerprint) {
-            return Ok(classifiers);
+        if let Some(verified) = verified::reopen(pins, &fingerprint) {
+            return Ok(verified);
         }
     }
     let directory = pins.set(renew);
@@ -163,6 +168,16 @@ fn assemble(
     predecessors.extend(old_any.map(|old| (false, old)));
     let metrics = opener.counters(names::METRICS)?;
     let lost = opener.counters(names::EVENTS_LOST)?;
+    let services = ServiceTables {
+        services: opener.table(names::SERVICES)?.0,
+        backends: opener.table(names::BACKENDS)?.0,
+        maglev: opener.table(names::MAGLEV)?.0,
+        members: opener.table(names::MEMBERS)?.0,
+        affinity: opener.table(names::AFFINITY)?.0,
+        ranges: opener.prefixes(names::SOURCE_RANGES)?,
+    };
+    opener.tell(names::SOCKETS, 0, 0);
+    opener.tell(names::SOCKET_PEERS, 0, 0);
     opener.tell(names::EVENTS, 0, 0);
     opener.tell(names::RATES, 0, 0);
     Ok(Parts {
@@ -173,6 +188,7 @@ fn assemble(
         ct_any,
         metrics,
         lost,
+        services,
         news,
         predecessors,
     })
@@ -187,12 +203,13 @@ struct Parts {
     ct_any: Table<CtKey, CtEntry>,
     metrics: PerCpuArray<MapData, Wire<Counter>>,
     lost: PerCpuArray<MapData, u64>,
+    services: ServiceTables,
     news: Vec<MapNews>,
     predecessors: Vec<(bool, Table<CtKey, CtEntry>)>,
 }
 
 impl Parts {
-    fn into_datapath(self, programs: Programs) -> Datapath {
+    fn into_datapath(self, programs: Programs, sockets: Sockets) -> Datapath {
         let Self {
             endpoints,
             devices,
@@ -201,11 +218,14 @@ impl Parts {
             ct_any,
             metrics,
             lost,
+            services,
             news,
             predecessors,
         } = self;
         Datapath {
             programs,
+            sockets,
+            services,
             endpoints,
             devices,
             ipcache,
@@ -260,6 +280,12 @@ impl Opener<'_> {
         Ok(PerCpuArray::try_from(map).map_err(layout)?)
     }
 
+    fn prefixes<K: Layout + Ord>(&mut self, name: &'static str) -> Result<PrefixTable<K>, OpenError> {
+        let table = PrefixTable::new(name, pinned_map(name, &self.directory)?)?;
+        self.tell(name, 0, 0);
+        Ok(table)
+    }
+
     fn tell(&mut self, name: &'static str, copied: usize, left: usize) {
         if let Some(Decision::Create { reason, .. }) = self.decisions.get(name) {
             self.news.push(MapNews {
@@ -278,6 +304,7 @@ fn pinned_map(name: &'static str, directory: &Path) -> Result<Map, TableError> {
         Ok(match data.info()?.map_type()? {
             MapType::LruHash => Map::LruHashMap(data),
             MapType::Hash => Map::HashMap(data),
+            MapType::LpmTrie => Map::LpmTrie(data),
             MapType::PerCpuArray => Map::PerCpuArray(data),
             _ => Map::Unsupported(data),
         })
@@ -315,6 +342,7 @@ fn load(options: &Options, sizes: &BTreeMap<&'static str, u32>, directory: &Path
     let mut ebpf = loader
         .load(options.object)
         .map_err(|error| OpenError::Load(error.into()))?;
+    sockets::load(&mut ebpf).map_err(|(name, source)| OpenError::Program { name, source })?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
 }

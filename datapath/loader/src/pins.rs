@@ -11,6 +11,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::object::{Definition, MAPS, PROGRAMS};
+use crate::sockets;
 use crate::sys;
 use crate::table::io_error;
 use crate::verified;
@@ -81,6 +82,7 @@ pub fn uninstall(root: &Path) -> Result<Uninstalled, PinError> {
             removed.links += 1;
         }
     }
+    removed.links += sockets::detach(&pins)?;
     removed.maps = remove_maps(&pins.maps())?;
     remove_maps(&pins.next())?;
     removed.programs = verified::remove_all(&pins)?;
@@ -172,6 +174,10 @@ impl Pins {
 
     pub(crate) fn link(&self, program: &str, ifindex: u32) -> PathBuf {
         self.links_directory().join(format!("{program}-{ifindex}"))
+    }
+
+    pub(crate) fn socket_link(&self, program: &str) -> PathBuf {
+        self.links_directory().join(program)
     }
 
     /// Waits until no other process loads or unloads.

@@ -13,6 +13,10 @@ use nix::libc;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `BPF_LINK_TYPE_CGROUP`.
+const LINK_TYPE_CGROUP: u32 = 3;
 
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
@@ -76,6 +80,75 @@ struct LinkInfo {
     _rest: [u64; 8],
 }
 
+/// `struct bpf_link_info` as far as cgroup links go, padded likewise.
+#[repr(C)]
+#[derive(Default)]
+struct CgroupLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    _hole: u32,
+    cgroup: u64,
+    attach_type: u32,
+    _hole2: u32,
+    _rest: [u64; 7],
+}
+
+/// What a cgroup link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CgroupLink {
+    /// The program it runs.
+    pub(crate) program: u32,
+    /// Inode of the cgroup; 0 when it is gone.
+    pub(crate) cgroup: u64,
+}
+
+/// Whether a descriptor is one of a link: the commands for links answer for maps and programs with other layouts.
+fn is_link(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let target = target.as_os_str().as_bytes();
+    Ok(target.starts_with(b"anon_inode:bpf_link") || target.starts_with(b"anon_inode:bpf-link"))
+}
+
+/// Asks the kernel what a link is. `Ok(None)`: not a cgroup link.
+pub(crate) fn cgroup_link(fd: BorrowedFd<'_>) -> io::Result<Option<CgroupLink>> {
+    if !is_link(fd)? {
+        return Ok(None);
+    }
+    let mut info = CgroupLinkInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: fd.as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of::<CgroupLinkInfo>()).map_err(io::Error::other)?,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: as in `tcx_link`.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok((info.kind == LINK_TYPE_CGROUP).then_some(CgroupLink {
+        program: info.prog_id,
+        cgroup: info.cgroup,
+    }))
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Has a link run another program from now on.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr {
+        link_fd: link.as_raw_fd().cast_unsigned(),
+        new_prog_fd: program.as_raw_fd().cast_unsigned(),
+        ..LinkUpdateAttr::default()
+    };
+    // SAFETY: this is the layout of BPF_LINK_UPDATE, without pointers.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(|_| ())
+}
+
 /// What a tcx link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TcxLink {
@@ -90,10 +163,7 @@ pub(crate) struct TcxLink {
 
 /// Asks the kernel what a link is. `Ok(None)`: a link, but not a tcx one.
 pub(crate) fn tcx_link(fd: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
-    // Checked first: the same command answers for maps and programs with other layouts.
-    let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    let target = target.as_os_str().as_bytes();
-    if !target.starts_with(b"anon_inode:bpf_link") && !target.starts_with(b"anon_inode:bpf-link") {
+    if !is_link(fd)? {
         return Ok(None);
     }
     let mut info = LinkInfo::default();

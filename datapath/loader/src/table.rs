@@ -13,8 +13,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::sys::BatchReader;
 
-/// Entries that are read with one system call.
+/// Entries that are read with one system call, if they are small.
 const BATCH: usize = 4096;
+/// Bytes that are read with one system call, if they are not.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
@@ -198,7 +200,7 @@ impl<K: Layout, V: Layout> Table<K, V> {
 
     /// Reads all entries in batches. Entries that come while it runs may be missed; none that stays is.
     pub fn batches(&self) -> Batches<'_, K, V> {
-        self.batches_of(BATCH)
+        self.batches_of((BATCH_BYTES / (size_of::<K>() + size_of::<V>())).clamp(1, BATCH))
     }
 
     /// The same with the number of entries per batch.
@@ -311,7 +313,7 @@ impl<K: Layout, V: Layout> Iterator for Batches<'_, K, V> {
     }
 }
 
-fn duplicate(map: &MapData) -> Result<MapData, MapError> {
+pub(crate) fn duplicate(map: &MapData) -> Result<MapData, MapError> {
     MapData::from_fd(map.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?)
 }
 

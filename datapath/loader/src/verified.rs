@@ -13,15 +13,27 @@ use std::path::Path;
 use abi::Config;
 use aya::Ebpf;
 use aya::maps::MapData;
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramInfo, SchedClassifier};
 use zerocopy::IntoBytes;
 
 use crate::object::{MAPS, PROGRAMS};
 use crate::pins::{PinError, Pins, entries, file_error, make_directory, remove_file};
+use crate::sockets::{self, Sockets};
 use crate::table::io_error;
 
-/// Loaded programs by name.
+/// Loaded programs of packets, by name.
 pub(crate) type Classifiers = BTreeMap<&'static str, SchedClassifier>;
+
+/// All loaded programs.
+pub(crate) struct Verified {
+    pub(crate) classifiers: Classifiers,
+    pub(crate) sockets: Sockets,
+}
+
+/// Names of all programs.
+fn all_programs() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.iter().copied().chain(sockets::names())
+}
 
 /// Appended to the name of a directory that is not complete yet (bpffs takes no dots).
 const UNFINISHED: &str = "-new";
@@ -41,16 +53,20 @@ pub(crate) fn fingerprint(object: &[u8], config: &Config, maps: &Path) -> Result
 }
 
 /// The pinned programs of this name; `None` unless all of them are there.
-pub(crate) fn reopen(pins: &Pins, fingerprint: &str) -> Option<Classifiers> {
+pub(crate) fn reopen(pins: &Pins, fingerprint: &str) -> Option<Verified> {
     let directory = pins.programs().join(fingerprint);
-    PROGRAMS
+    let classifiers = PROGRAMS
         .iter()
         .map(|name| Some((*name, SchedClassifier::from_pin(directory.join(name)).ok()?)))
-        .collect()
+        .collect::<Option<_>>()?;
+    Some(Verified {
+        classifiers,
+        sockets: sockets::reopen(&directory)?,
+    })
 }
 
 /// Pins loaded programs under this name, complete or not at all, and lets those of other names go.
-pub(crate) fn keep(pins: &Pins, fingerprint: &str, ebpf: &mut Ebpf) -> Result<Classifiers, PinError> {
+pub(crate) fn keep(pins: &Pins, fingerprint: &str, ebpf: &mut Ebpf) -> Result<Verified, PinError> {
     let all = pins.programs();
     make_directory(&all)?;
     for old in entries(&all)? {
@@ -61,7 +77,7 @@ pub(crate) fn keep(pins: &Pins, fingerprint: &str, ebpf: &mut Ebpf) -> Result<Cl
     let unfinished = all.join(format!("{fingerprint}{UNFINISHED}"));
     let finished = all.join(fingerprint);
     make_directory(&unfinished)?;
-    for name in PROGRAMS {
+    for name in all_programs() {
         let path = unfinished.join(name);
         let missing = || file_error("pin", &path, io::ErrorKind::NotFound.into());
         let program = ebpf.program_mut(name).ok_or_else(missing)?;
@@ -88,9 +104,10 @@ pub(crate) fn remove_all(pins: &Pins) -> Result<usize, PinError> {
 /// Unpins the programs in a directory, and the directory too unless somebody else has something in it.
 fn remove(directory: &Path) -> Result<usize, PinError> {
     let mut removed = 0;
-    for name in PROGRAMS {
+    for name in all_programs() {
         let path = directory.join(name);
-        if SchedClassifier::from_pin(&path).is_ok() {
+        // A file with the name of a program that is none is not ours.
+        if ProgramInfo::from_pin(&path).is_ok() {
             remove_file(&path)?;
             removed += 1;
         }

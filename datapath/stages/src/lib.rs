@@ -43,6 +43,8 @@ pub mod pod;
 pub mod rate;
 pub mod related;
 pub mod report;
+pub mod service;
+pub mod socket;
 pub mod source;
 pub mod verdict;
 

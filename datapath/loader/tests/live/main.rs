@@ -6,4 +6,5 @@ mod filters;
 mod harness;
 mod links;
 mod maps;
+mod sockets;
 mod tables;

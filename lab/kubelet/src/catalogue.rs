@@ -221,6 +221,13 @@ fn built_in(seta: &Path) -> Vec<Image> {
                 .into(),
             ..image(&["ghcr.io/seta/seta"])
         },
+        // In CoreDNS's place, our own: see `lab_dns`.
+        Image {
+            requires: vec![seta.to_owned()],
+            entrypoint: strings(&["/usr/bin/seta", "lab", "dns"]),
+            binds: [("/usr/bin/seta".to_owned(), seta.to_owned())].into(),
+            ..image(&["registry.k8s.io/coredns/coredns", "coredns/coredns"])
+        },
     ]
 }
 

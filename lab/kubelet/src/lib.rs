@@ -26,6 +26,7 @@ mod netns;
 mod node;
 mod oci;
 mod pod;
+mod resolv;
 mod rootfs;
 mod server;
 mod shim;

@@ -37,6 +37,9 @@ pub enum Command {
     /// The kubelet of one node; started by the supervisor inside the node.
     #[command(hide = true)]
     Kubelet(Box<lab_kubelet::Args>),
+    /// The cluster's name server; what the image `registry.k8s.io/coredns/coredns` runs.
+    #[command(hide = true)]
+    Dns(lab_dns::Args),
     /// Makes the namespaces of one node; started by the supervisor.
     #[command(hide = true)]
     NodeInit(OnNode),
@@ -190,6 +193,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kubelet(args) => {
             supervise::log_to_stderr();
             lab_kubelet::run(*args)
+        }
+        Command::Dns(args) => {
+            supervise::log_to_stderr();
+            lab_dns::run(&args)
         }
         Command::NodeInit(args) => node::init(&args.cluster.name, &args.node).map(|()| ExitCode::SUCCESS),
     }

@@ -18,6 +18,7 @@ use crate::state::{Paths, Spec};
 use crate::supervise::{StatusFile, kubelet_image_catalogue, kubelet_kubeconfig};
 use crate::topology::{CLUSTER_CIDR, SERVICE_CIDR};
 
+mod dns;
 mod mirror;
 
 /// Where the API server listens in the control plane's node.
@@ -155,6 +156,9 @@ impl ControlPlane {
                 tokio::time::sleep(REGISTRATION_POLL).await;
             }
         }
+        dns::install(&client)
+            .await
+            .context("cannot install the cluster's DNS")?;
         mirror::ensure(&client, spec)
             .await
             .context("cannot show the control plane as pods")?;

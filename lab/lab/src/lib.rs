@@ -6,7 +6,7 @@
 //! `seta lab down` ([`teardown`]) can remove it even after the supervisor was killed.
 //!
 //! What a kind cluster has and this one has not: etcd (objects live in the memory of the API server, so they end with the
-//! supervisor), CoreDNS and kube-proxy, a storage class, and the taint `node-role.kubernetes.io/control-plane:NoSchedule`
+//! supervisor), kube-proxy, a storage class, and the taint `node-role.kubernetes.io/control-plane:NoSchedule`
 //! (kind keeps it where there are workers; here every node takes every pod, so that two nodes are enough to try things).
 //!
 //! This crate is a tool: it may import any room, and only the `seta` binary imports it.

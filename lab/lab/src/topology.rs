@@ -36,6 +36,9 @@ pub(crate) const OUTSIDE_NETWORK: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2001, 0xdb8,
 pub(crate) const CLUSTER_CIDR: &str = "fd00:10:244::/56";
 /// Addresses of services.
 pub(crate) const SERVICE_CIDR: &str = "fd00:10:96::/112";
+/// The service that pods ask for names, and the domain in which they do; `manifests/dns.yaml` has them, too.
+pub(crate) const CLUSTER_DNS: &str = "fd00:10:96::a";
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// The address with number `host` in a network.
 pub(crate) const fn address_in(network: (Ipv6Addr, u8), host: u16) -> Ipv6Addr {

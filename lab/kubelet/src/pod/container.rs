@@ -24,6 +24,7 @@ use crate::{
     env::{self, Env, EnvError},
     files,
     oci::{self, Blueprint, Mount, Propagation},
+    resolv,
     rootfs::{self, RootfsError},
     shim,
     sources::Sources,
@@ -485,11 +486,15 @@ fn own_files(request: &Start<'_>, dir: &Path, blueprint: &mut Blueprint) -> io::
         .as_deref()
         .unwrap_or("/dev/termination-log");
     let own = [
-        ("hosts", "/etc/hosts", files::hosts(spec, &name, addresses)),
+        (
+            "hosts",
+            "/etc/hosts",
+            files::hosts(spec, namespace, domain, &name, addresses),
+        ),
         (
             "resolv.conf",
             "/etc/resolv.conf",
-            files::resolv_conf(spec, namespace, dns, domain, &node_resolv),
+            resolv::resolv_conf(spec, namespace, dns, domain, &node_resolv),
         ),
         ("hostname", "/etc/hostname", format!("{name}\n")),
         ("termination-log", log_path, String::new()),

@@ -15,6 +15,7 @@ use crate::control_plane::API_PORT;
 use crate::node;
 use crate::state::{NodeSpec, Paths, Process, Spec};
 use crate::supervise::StatusFile;
+use crate::topology::{CLUSTER_DNS, CLUSTER_DOMAIN};
 
 /// Waiting times between restarts: they double from the first to the last.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
@@ -139,6 +140,8 @@ fn arguments(
         control_plane.address.to_string().into(),
     );
     add("--kubernetes-service-port", API_PORT.to_string().into());
+    add("--cluster-dns", CLUSTER_DNS.into());
+    add("--cluster-domain", CLUSTER_DOMAIN.into());
     if paths.image_catalogue().exists() {
         add("--image-catalogue", image_catalogue(paths, &node.name).into());
     }

@@ -14,6 +14,9 @@ use crate::failure::Failure;
 /// A cluster that does not answer a first question within this time cannot be reached.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
+/// No single answer takes longer; no command of ours leaves a connection silent for longer either.
+const ANY_ANSWER: Duration = Duration::from_secs(30);
+
 /// A cluster that answers.
 #[derive(Clone)]
 pub(crate) struct Cluster {
@@ -29,7 +32,10 @@ pub(crate) struct Cluster {
 
 /// Connects, and asks the server for its version to know that it is there.
 pub(crate) async fn connect(global: &Global) -> anyhow::Result<Cluster> {
-    let (config, context, name) = configuration(global).await?;
+    let (mut config, context, name) = configuration(global).await?;
+    config.connect_timeout = Some(FIRST_ANSWER);
+    config.read_timeout = Some(ANY_ANSWER);
+    config.write_timeout = Some(ANY_ANSWER);
     let server = config.cluster_url.clone();
     let client = Client::try_from(config)
         .map_err(|error| Failure::Unreachable(format!("no connection to {server} is possible: {error}")))?;

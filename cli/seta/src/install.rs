@@ -38,7 +38,14 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(flatten)]
-    settings: Settings,
+    rollout: Rollout,
+}
+
+/// Flags of everything that brings a revision to a cluster: which values, and how far to go.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Rollout {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
     /// Print the objects instead of applying them
     #[arg(long)]
     dry_run: bool,
@@ -53,7 +60,7 @@ pub(crate) struct Arguments {
     wait_duration: Duration,
     /// Take over objects that another installation made
     #[arg(long)]
-    force: bool,
+    pub(crate) force: bool,
 }
 
 /// A duration as Go and Cilium spell it: 90s, 5m, 1h30m.
@@ -64,52 +71,87 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs `seta install`.
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let mut user = arguments.settings.read()?;
+    let rollout = arguments.rollout;
+    let user = rollout.settings.read()?;
     // A mistake in the values is told before the cluster is asked anything.
     settings::complete(&user)?;
     let cluster = cluster::connect(global).await?;
-    let facts = detect::facts(&cluster).await.told("looking at the cluster")?;
-    for line in detect::autodetect(&facts, &mut user) {
-        eprintln!("{line}");
-    }
-    let values = settings::complete(&user)?;
-    object_to(&facts, &values)?;
-    if arguments.dry_run_helm_values {
-        output(&serde_saphyr::to_string(&user)?)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let history = History::of(&cluster);
     let last = history.last().await?;
-    let revision = last.as_ref().map_or(1, |last| last.revision() + 1);
-    let manifests = render(&cluster, &values, revision)?;
-    if arguments.dry_run {
-        output(&chart::stream(&manifests))?;
+    let Some(plan) = rollout.plan(&cluster, user, last.as_ref()).await? else {
         return Ok(ExitCode::SUCCESS);
-    }
-    refuse_others(&cluster, last.as_ref(), arguments.force).await?;
+    };
+    refuse_others(&cluster, last.as_ref(), rollout.force).await?;
 
     step("ℹ️ ", format_args!("Using Seta {}", env!("CARGO_PKG_VERSION")));
-    let plan = Plan {
-        cluster: &cluster,
-        history: &history,
-        user: &user,
-        manifests: &manifests,
-        last: last.as_ref(),
-    };
-    deploy(plan, revision, arguments.force).await?;
+    deploy(&cluster, &history, &plan, rollout.force).await?;
     step(
         "✅",
         format_args!("Seta was installed in namespace {}", cluster.namespace),
     );
-    if arguments.wait {
-        return status::wait(&cluster, arguments.wait_duration).await;
+    if !rollout.wait {
+        eprintln!("   `seta status --wait` waits until every agent is ready");
     }
-    eprintln!("   `seta status --wait` waits until every agent is ready");
-    Ok(ExitCode::SUCCESS)
+    rollout.settle(&cluster).await
+}
+
+/// What is to be deployed.
+pub(crate) struct Plan {
+    /// Number of the revision.
+    pub(crate) revision: u32,
+    /// What the user set, and what was detected.
+    user: Value,
+    /// The objects.
+    manifests: Vec<Manifest>,
+    /// When the first revision was deployed.
+    first_deployed: Option<String>,
+}
+
+impl Rollout {
+    /// From the values of the user to objects that would work on this cluster. Nothing when they were only to be
+    /// printed, which is done then.
+    pub(crate) async fn plan(
+        &self,
+        cluster: &Cluster,
+        mut user: Value,
+        last: Option<&Release>,
+    ) -> anyhow::Result<Option<Plan>> {
+        let facts = detect::facts(cluster).await.told("looking at the cluster")?;
+        for line in detect::autodetect(&facts, &mut user) {
+            eprintln!("{line}");
+        }
+        let values = settings::complete(&user)?;
+        object_to(&facts, &values)?;
+        if self.dry_run_helm_values {
+            output(&serde_saphyr::to_string(&user)?)?;
+            return Ok(None);
+        }
+        let revision = last.map_or(1, |last| last.revision() + 1);
+        let manifests = render(cluster, &values, revision)?;
+        if self.dry_run {
+            output(&chart::stream(&manifests))?;
+            return Ok(None);
+        }
+        Ok(Some(Plan {
+            revision,
+            user,
+            manifests,
+            first_deployed: last.and_then(Release::first_deployed).map(str::to_owned),
+        }))
+    }
+
+    /// Waits for the agents if that was asked for.
+    pub(crate) async fn settle(&self, cluster: &Cluster) -> anyhow::Result<ExitCode> {
+        if self.wait {
+            status::wait(cluster, self.wait_duration).await
+        } else {
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 /// Refuses values that cannot work on this cluster.
-pub(crate) fn object_to(facts: &detect::Facts, values: &Value) -> anyhow::Result<()> {
+fn object_to(facts: &detect::Facts, values: &Value) -> anyhow::Result<()> {
     let objections = detect::objections(facts, values);
     if objections.is_empty() {
         return Ok(());
@@ -122,7 +164,7 @@ pub(crate) fn object_to(facts: &detect::Facts, values: &Value) -> anyhow::Result
 }
 
 /// Renders the chart, and has the agent's own parser read what it would be given.
-pub(crate) fn render(cluster: &Cluster, values: &Value, revision: u32) -> anyhow::Result<Vec<Manifest>> {
+fn render(cluster: &Cluster, values: &Value, revision: u32) -> anyhow::Result<Vec<Manifest>> {
     let manifests = chart::render(
         values,
         chart::Release {
@@ -195,30 +237,19 @@ async fn refuse_others(cluster: &Cluster, last: Option<&Release>, force: bool) -
     Ok(())
 }
 
-/// What is to be deployed, and what it follows.
-#[derive(Clone, Copy)]
-pub(crate) struct Plan<'a> {
-    /// Where.
-    pub(crate) cluster: &'a Cluster,
-    /// Where the release is remembered.
-    pub(crate) history: &'a History,
-    /// What the user set.
-    pub(crate) user: &'a Value,
-    /// The objects.
-    pub(crate) manifests: &'a [Manifest],
-    /// The revision before.
-    pub(crate) last: Option<&'a Release>,
-}
-
 /// Brings a revision to the cluster. Everything is checked by the API server before anything is changed; the revision
 /// is remembered as pending before, and as deployed or failed after.
-pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow::Result<()> {
+pub(crate) async fn deploy(
+    cluster: &Cluster,
+    history: &History,
+    plan: &Plan,
+    force: bool,
+) -> anyhow::Result<()> {
     let Plan {
-        cluster,
-        history,
+        revision,
         user,
         manifests,
-        last,
+        first_deployed,
     } = plan;
     let applier = Applier::new(cluster.client.clone(), &cluster.namespace, force);
     let previous = history.objects().await?;
@@ -232,10 +263,10 @@ pub(crate) async fn deploy(plan: Plan<'_>, revision: u32, force: bool) -> anyhow
     let now = Timestamp::now().to_string();
     let release = Release::new(
         &cluster.namespace,
-        revision,
+        *revision,
         user,
         manifests,
-        last.and_then(Release::first_deployed),
+        first_deployed.as_deref(),
         &now,
     )?;
     history.create(&release).await.context("nothing was changed")?;

@@ -283,12 +283,37 @@ impl History {
         Ok(objects)
     }
 
-    /// Stores a new revision.
+    /// Stores a new revision and forgets the oldest, so that attempts that fail again and again do not pile up.
     pub(crate) async fn create(&self, release: &Release) -> Result<(), ReleaseError> {
         self.secrets
             .create(&PostParams::default(), &release.to_secret()?)
             .await?;
+        let revisions = self.revisions().await?;
+        let deployed = |secret: &Secret| {
+            let labels = secret.metadata.labels.as_ref();
+            labels.and_then(|labels| labels.get("status")).map(String::as_str) == Some("deployed")
+        };
+        let known: Vec<_> = revisions
+            .iter()
+            .map(|(number, secret)| (*number, deployed(secret)))
+            .collect();
+        for (_, secret) in revisions
+            .iter()
+            .filter(|(number, _)| surplus(&known).contains(number))
+        {
+            let name = secret.metadata.name.as_deref().unwrap_or_default();
+            self.forget(name).await?;
+        }
         Ok(())
+    }
+
+    /// Removes the Secret of a revision; that there is none any more is as good.
+    async fn forget(&self, name: &str) -> Result<(), ReleaseError> {
+        match self.secrets.delete(name, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Stores a revision again.
@@ -302,7 +327,7 @@ impl History {
         Ok(())
     }
 
-    /// A revision is deployed: those before it are superseded, and the oldest are forgotten.
+    /// A revision is deployed: those before it are superseded.
     pub(crate) async fn deployed(&self, release: Release) -> Result<(), ReleaseError> {
         let revision = release.revision();
         let description = if revision == 1 {
@@ -311,18 +336,14 @@ impl History {
             "Upgrade complete"
         };
         self.update(&release.with_status("deployed", description)).await?;
-        let revisions = self.revisions().await?;
-        let surplus = revisions.len().saturating_sub(HISTORY);
-        for (index, (number, secret)) in revisions.iter().enumerate() {
-            let name = secret.metadata.name.as_deref().unwrap_or_default();
-            if index < surplus {
-                self.secrets.delete(name, &DeleteParams::default()).await?;
-            } else if *number < revision {
-                let old = Release::from_secret(secret)?;
-                if old.status() == "deployed" {
-                    self.update(&old.with_status("superseded", "Superseded by a newer revision"))
-                        .await?;
-                }
+        for (number, secret) in self.revisions().await? {
+            if number >= revision {
+                continue;
+            }
+            let old = Release::from_secret(&secret)?;
+            if old.status() == "deployed" {
+                self.update(&old.with_status("superseded", "Superseded by a newer revision"))
+                    .await?;
             }
         }
         Ok(())
@@ -331,15 +352,25 @@ impl History {
     /// Forgets the release.
     pub(crate) async fn delete(&self) -> Result<(), ReleaseError> {
         for (_, secret) in self.revisions().await? {
-            let name = secret.metadata.name.unwrap_or_default();
-            match self.secrets.delete(&name, &DeleteParams::default()).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.forget(&secret.metadata.name.unwrap_or_default()).await?;
         }
         Ok(())
     }
+}
+
+/// Which revisions are too many: the oldest, but never the newest deployed one, which knows what is in the cluster.
+/// `known` are all revisions in ascending order, and whether each is deployed.
+fn surplus(known: &[(u32, bool)]) -> Vec<u32> {
+    let current = known
+        .iter()
+        .rfind(|(_, deployed)| *deployed)
+        .map(|(number, _)| *number);
+    known
+        .iter()
+        .map(|(number, _)| *number)
+        .take(known.len().saturating_sub(HISTORY))
+        .filter(|number| Some(*number) != current)
+        .collect()
 }
 
 #[cfg(test)]
@@ -391,6 +422,24 @@ mod tests {
             .collect();
         assert_eq!(kinds.len(), 11, "{kinds:?}");
         assert_eq!(kinds.first().map(String::as_str), Some("ServiceAccount"));
+    }
+
+    #[test]
+    fn old_revisions_are_forgotten_but_not_the_one_that_is_deployed() {
+        let revisions = |last: u32, deployed: &[u32]| -> Vec<(u32, bool)> {
+            (1..=last)
+                .map(|number| (number, deployed.contains(&number)))
+                .collect()
+        };
+        assert_eq!(surplus(&revisions(10, &[9])), [0_u32; 0]);
+        assert_eq!(surplus(&revisions(12, &[11])), [1, 2]);
+        assert_eq!(surplus(&revisions(12, &[1])), [2], "ten upgrades failed");
+        assert_eq!(
+            surplus(&revisions(12, &[1, 2])),
+            [1],
+            "an interrupted upgrade left two"
+        );
+        assert_eq!(surplus(&revisions(12, &[])), [1, 2]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use report::Report;
 
 /// Between two looks while waiting.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How much longer than the time to wait the last look may take.
+const LAST_LOOK: Duration = Duration::from_secs(15);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,7 +105,11 @@ async fn settle(cluster: &Cluster, limit: Duration, ignore_warnings: bool) -> an
     let deadline = Instant::now() + limit;
     let mut waiting = Waiting::default();
     loop {
-        let outcome = collect::report(cluster).await;
+        // The last look may take as long as an agent may, and no longer: the cluster may have stopped to answer.
+        let look = deadline.saturating_duration_since(Instant::now()) + LAST_LOOK;
+        let outcome = tokio::time::timeout(look, collect::report(cluster))
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the cluster stopped to answer")));
         let over = Instant::now() >= deadline;
         match outcome {
             Ok(report) => match report.unsettled(ignore_warnings) {

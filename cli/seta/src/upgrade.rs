@@ -1,20 +1,18 @@
 //! `seta upgrade`: other values, or the chart of a newer `seta`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use crate::cli::Global;
-use crate::cluster::{self, Told as _, detect};
+use crate::cluster;
 use crate::failure::EXIT_CODES;
-use crate::install::{Plan, deploy, duration, installed, object_to, render};
-use crate::progress::{output, step};
+use crate::install::{Rollout, deploy, installed};
+use crate::progress::step;
 use crate::release::History;
-use crate::settings::{self, Settings};
+use crate::settings;
 use crate::values::merge;
-use crate::{chart, status};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,33 +30,20 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(flatten)]
-    settings: Settings,
+    rollout: Rollout,
     /// Keep the values that were set before (the default)
     #[arg(long, visible_alias = "reset-then-reuse-values")]
     reuse_values: bool,
     /// Forget the values that were set before
     #[arg(long, conflicts_with = "reuse_values")]
     reset_values: bool,
-    /// Print the objects instead of applying them
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the values instead of applying anything
-    #[arg(long, conflicts_with = "dry_run")]
-    dry_run_helm_values: bool,
-    /// Wait until every agent is ready
-    #[arg(long)]
-    wait: bool,
-    /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
-    wait_duration: Duration,
-    /// Take over objects that another installation made
-    #[arg(long)]
-    force: bool,
 }
 
 /// Runs `seta upgrade`.
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let given = arguments.settings.read()?;
+    let rollout = arguments.rollout;
+    let given = rollout.settings.read()?;
+    // A mistake in the values is told before the cluster is asked anything.
     settings::complete(&given)?;
     let cluster = cluster::connect(global).await?;
     let history = History::of(&cluster);
@@ -69,39 +54,17 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         last.user_values()
     };
     merge(&mut user, given);
-    let facts = detect::facts(&cluster).await.told("looking at the cluster")?;
-    for line in detect::autodetect(&facts, &mut user) {
-        eprintln!("{line}");
-    }
-    let values = settings::complete(&user)?;
-    object_to(&facts, &values)?;
-    if arguments.dry_run_helm_values {
-        output(&serde_saphyr::to_string(&user)?)?;
+    let Some(plan) = rollout.plan(&cluster, user, Some(&last)).await? else {
         return Ok(ExitCode::SUCCESS);
-    }
-    let revision = last.revision() + 1;
-    let manifests = render(&cluster, &values, revision)?;
-    if arguments.dry_run {
-        output(&chart::stream(&manifests))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let plan = Plan {
-        cluster: &cluster,
-        history: &history,
-        user: &user,
-        manifests: &manifests,
-        last: Some(&last),
     };
-    deploy(plan, revision, arguments.force).await?;
+    deploy(&cluster, &history, &plan, rollout.force).await?;
     step(
         "✅",
         format_args!(
-            "Seta was upgraded to revision {revision} (chart {})",
+            "Seta was upgraded to revision {} (chart {})",
+            plan.revision,
             env!("CARGO_PKG_VERSION")
         ),
     );
-    if arguments.wait {
-        return status::wait(&cluster, arguments.wait_duration).await;
-    }
-    Ok(ExitCode::SUCCESS)
+    rollout.settle(&cluster).await
 }

@@ -88,7 +88,8 @@ fn parse_path(text: &str) -> anyhow::Result<Part> {
 }
 
 impl JsonPath {
-    /// The text that the template makes of `value`; a name that does not exist is an error, as in kubectl.
+    /// The text that the template makes of `value`. A name that does not exist adds nothing, as in kubectl and
+    /// cilium-dbg; an element that does not exist is an error.
     pub(super) fn apply(&self, value: &Value) -> anyhow::Result<String> {
         let mut text = String::new();
         for part in &self.0 {
@@ -110,7 +111,7 @@ fn walk<'a>(values: Vec<&'a Value>, step: &Step) -> anyhow::Result<Vec<&'a Value
     let mut found = Vec::new();
     for value in values {
         match step {
-            Step::Key(key) => found.push(value.get(key).with_context(|| format!("{key} is not found"))?),
+            Step::Key(key) => found.extend(value.get(key)),
             Step::Index(index) => found.push(
                 value
                     .get(index)
@@ -152,11 +153,14 @@ mod tests {
             ("v{.Daemon.Version}!{\"\\n\"}", "v1.2!\n"),
             ("{.Daemon}", r#"{"Version":"1.2"}"#),
             ("{.empty[*].id}", ""),
+            ("{.nobody}", ""),
+            ("{.nobody.at.home}", ""),
+            ("{.list[*].nobody}", ""),
         ] {
             let template: JsonPath = path.parse().expect(path);
             assert_eq!(template.apply(&value).expect(path), expected, "{path}");
         }
-        for missing in ["{.nobody}", "{.list[7]}", "{.a-b[*]}"] {
+        for missing in ["{.list[7]}", "{.a-b[*]}"] {
             let template: JsonPath = missing.parse().expect(missing);
             assert!(template.apply(&value).is_err(), "{missing}");
         }

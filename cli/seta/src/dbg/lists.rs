@@ -85,21 +85,12 @@ pub(super) fn address(entry: IpEntry) -> Table {
     ]
 }
 
-/// Reserved identities are printed by name (Cilium `identity.NumericIdentity.String`).
+/// Reserved identities are printed with their label.
 fn identity_name(number: u32) -> String {
-    match number {
-        0 => "unknown",
-        1 => "reserved:host",
-        2 => "reserved:world",
-        3 => "reserved:unmanaged",
-        4 => "reserved:health",
-        5 => "reserved:init",
-        6 => "reserved:remote-node",
-        7 => "reserved:kube-apiserver",
-        8 => "reserved:ingress",
-        number => return number.to_string(),
-    }
-    .to_owned()
+    let identity = model::identity::Identity(number);
+    identity
+        .reserved_name()
+        .map_or_else(|| number.to_string(), |name| format!("reserved:{name}"))
 }
 
 pub(super) fn identities(mut list: Vec<Identity>) -> Table {

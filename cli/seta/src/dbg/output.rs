@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::jsonpath::JsonPath;
+use crate::progress;
 
 /// How data is printed when not as a table.
 #[derive(Clone, Debug)]
@@ -33,18 +34,21 @@ pub(super) fn data<T: DeserializeOwned>(
     if output.is_some() {
         return or_json(output, &value);
     }
-    let typed = serde_json::from_value(value).context("the agent is of another version than this program")?;
-    print!("{}", columns(&table(typed)));
-    Ok(())
+    progress::output(&columns(&table(typed(value)?)))
+}
+
+/// An answer of the agent as the type it has in this version.
+pub(super) fn typed<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
+    serde_json::from_value(value).context("the agent is of another version than this program")
 }
 
 /// Prints `value` as asked for, or as JSON.
 pub(super) fn or_json(output: Option<Output>, value: &Value) -> anyhow::Result<()> {
-    match output.unwrap_or(Output::Json) {
-        Output::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Output::Path(path) => println!("{}", path.apply(value)?),
-    }
-    Ok(())
+    let text = match output.unwrap_or(Output::Json) {
+        Output::Json => serde_json::to_string_pretty(value)?,
+        Output::Path(path) => path.apply(value)?,
+    };
+    progress::output(&(text + "\n"))
 }
 
 /// Prints `value` as asked for, or `text`.
@@ -52,8 +56,7 @@ pub(super) fn or_text(output: Option<Output>, value: &Value, text: &str) -> anyh
     if output.is_some() {
         return or_json(output, value);
     }
-    println!("{text}");
-    Ok(())
+    progress::output(&format!("{text}\n"))
 }
 
 /// Lines of columns; the last of a line is not padded.

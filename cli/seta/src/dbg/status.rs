@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use api::status::{BigTcp, State, StatusResponse};
 use api::{Client, ClientError, path};
 use serde_json::Value;
 
 use super::output::{self, Output, columns};
+use crate::progress;
 
 /// How much.
 #[derive(Debug, clap::Args)]
@@ -33,30 +33,23 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode> {
-    let value: Value = match client.get(path::HEALTHZ).await {
-        Ok(value) => value,
-        Err(error @ ClientError::Connect { .. }) if args.brief => {
+    let value: Value = client.get(path::HEALTHZ).await.inspect_err(|error| {
+        // The one line that scripts around Cilium look for; the cause follows on standard error.
+        if args.brief && matches!(error, ClientError::Connect { .. }) {
             println!("cilium: daemon unreachable");
-            return Err(error).context("is the agent running?");
         }
-        Err(error) => return Err(error).context("asking for the status; is the agent running?"),
-    };
+    })?;
     if args.output.is_some() {
         output::or_json(args.output, &value)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let status: StatusResponse = serde_json::from_value(value).context("reading the agent's status")?;
+    let status: StatusResponse = output::typed(value)?;
     let wrong = problem(&status);
-    if args.brief {
-        println!(
-            "{}",
-            wrong
-                .as_ref()
-                .map_or_else(|| "OK".to_owned(), |wrong| format!("error in {wrong}"))
-        );
-    } else {
-        print!("{}", text(&status, &args));
-    }
+    progress::output(&match (args.brief, &wrong) {
+        (false, _) => text(&status, &args),
+        (true, None) => "OK\n".to_owned(),
+        (true, Some(wrong)) => format!("error in {wrong}\n"),
+    })?;
     let healthy = !status.cilium.state.is_bad() && (!args.brief || wrong.is_none());
     Ok(if healthy {
         ExitCode::SUCCESS

@@ -188,11 +188,16 @@ fn resolve<S: Socket>(socket: &mut S, wanted: &Wanted) -> Result<Option<Found>, 
     Err(Refusal::NoBackend)
 }
 
-/// Puts a translation into the place of an older one for the same service, else of the oldest.
+/// Puts a translation into the place of an older one for the same service or the same backend, else of the oldest. Of two
+/// services with one backend, the one that was asked last is answered for.
 #[inline(always)]
 fn keep(peers: &mut SocketPeers, translation: &SocketTranslation) {
     let same = peers.peers.iter_mut().find(|peer| {
-        peer.service_addr == translation.service_addr && peer.service_port == translation.service_port
+        let is_service =
+            peer.service_addr == translation.service_addr && peer.service_port == translation.service_port;
+        let is_backend =
+            peer.backend_addr == translation.backend_addr && peer.backend_port == translation.backend_port;
+        is_service || is_backend
     });
     if let Some(same) = same {
         *same = *translation;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s::{Kind, WatchState};
@@ -62,6 +62,8 @@ pub(crate) struct Agent {
     pub(crate) started: Instant,
     /// Milliseconds from start to ready; 0: not ready yet.
     pub(crate) ready_after: AtomicU64,
+    /// What the agent waits for until it is ready.
+    pub(crate) waits_for: Mutex<&'static str>,
 }
 
 impl Agent {
@@ -74,6 +76,19 @@ impl Agent {
         let _ = self
             .ready_after
             .compare_exchange(0, millis, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The agent cannot be ready before this is there.
+    pub(crate) fn wait_for(&self, what: &'static str) {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// Why the agent is not ready; nothing when it is.
+    pub(crate) fn why_not_ready(&self) -> Option<String> {
+        let what = *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ready()
+            .is_none()
+            .then(|| format!("starting: waiting for {what}"))
     }
 
     /// How long it took to become ready; nothing when it is not yet.

@@ -23,6 +23,10 @@ use crate::{RECONCILE, cniconf, health, queue, rest};
 
 /// The task that catches up on queued deletes.
 pub(crate) const REPLAY: &str = "replay-deletes";
+/// The task that publishes the node.
+pub(crate) const PUBLISH_NODE: &str = "publish-node";
+/// The task that gives pods their identities.
+pub(crate) const SYNC_IDENTITIES: &str = "sync-identities";
 /// The task that keeps the node's condition and taint.
 pub(crate) const MARK_READY: &str = "mark-node-ready";
 
@@ -134,7 +138,7 @@ pub(crate) fn follow(
         async move { reconciler.run(whole).await }
     });
     let own = Arc::clone(&follower);
-    tasks.follow("sync-identities", changes, RESYNC, move |_| {
+    tasks.follow(SYNC_IDENTITIES, changes, RESYNC, move |_| {
         let follower = Arc::clone(&own);
         async move { follower.identities().await }
     });
@@ -144,7 +148,7 @@ pub(crate) fn follow(
             let follower = Arc::clone(&follower);
             async move { follower.publish(whole).await }
         });
-        tasks.follow("publish-node", changes, RESYNC, move |_| {
+        tasks.follow(PUBLISH_NODE, changes, RESYNC, move |_| {
             let publisher = Arc::clone(&publisher);
             async move { publisher.run().await }
         });

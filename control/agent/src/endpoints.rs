@@ -97,9 +97,12 @@ impl CniError {
             Self::Stopping | Self::Busy(_) | Self::NoRouter(_) => code::TRY_AGAIN,
             Self::Address(_) | Self::Number(_) => code::NO_ADDRESS,
             Self::Kernel {
-                source: KernelError::Netns(_),
+                source: KernelError::Netns(_) | KernelError::Sandbox { .. },
                 ..
-            } => code::BAD_ENVIRONMENT,
+            }
+            | Self::Check(CheckError::Kernel(KernelError::Netns(_) | KernelError::Sandbox { .. })) => {
+                code::BAD_ENVIRONMENT
+            }
             Self::Kernel { .. } => code::KERNEL,
             Self::State(_) => code::IO,
             Self::Check(CheckError::Unknown(_)) => code::UNKNOWN_CONTAINER,

@@ -1,5 +1,5 @@
 //! New pods run their programs as filters, since making links takes the kernel long (`Datapath::attach_pod_at_once`);
-//! the links follow when no more pods come. A predecessor's are made at the start, with those of all other pods.
+//! the links follow when no more pods come. So do those of pods that a predecessor left with filters.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,34 +34,30 @@ impl Fresh {
         self.lock().waiting.remove(&ifindex);
     }
 
-    /// Whether a pod has only its filters.
-    #[must_use]
-    pub(crate) fn contains(&self, ifindex: u32) -> bool {
-        self.lock().waiting.contains(&ifindex)
-    }
-
-    /// Makes the links of all that wait, as long as no new pod comes.
+    /// Makes the links of all that wait, as long as no new pod comes. Goes on after a failure, which keeps the filters
+    /// where they are, and reports the first.
     pub(crate) async fn settle(self: &Arc<Self>, datapath: &Arc<Datapath>) -> anyhow::Result<()> {
-        while let Some(ifindex) = self.next() {
-            let (datapath, fresh) = (Arc::clone(datapath), Arc::clone(self));
+        let (mut outcome, mut done) = (Ok(()), None);
+        while let Some(ifindex) = self.next(done) {
+            done = Some(ifindex);
+            let datapath = Arc::clone(datapath);
             // The kernel lets the caller wait, which the runtime's threads must not.
-            tokio::task::spawn_blocking(move || match datapath.attach_pod(ifindex) {
-                // Deleted meanwhile.
-                Ok(_) | Err(AttachError::NoDevice { .. }) => {
-                    fresh.remove(ifindex);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            })
-            .await??;
+            let made = tokio::task::spawn_blocking(move || datapath.attach_pod(ifindex)).await?;
+            match made {
+                // Or deleted meanwhile.
+                Ok(_) | Err(AttachError::NoDevice { .. }) => self.remove(ifindex),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
-        Ok(())
+        Ok(outcome?)
     }
 
-    fn next(&self) -> Option<u32> {
+    /// The next that waits, if it is quiet.
+    fn next(&self, done: Option<u32>) -> Option<u32> {
         let state = self.lock();
         let quiet = state.last.is_none_or(|last| last.elapsed() >= QUIET);
-        state.waiting.first().copied().filter(|_| quiet)
+        let first = done.map_or(0, |done| done.saturating_add(1));
+        state.waiting.range(first..).next().copied().filter(|_| quiet)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -16,9 +16,11 @@ use crate::metrics;
 
 /// Serves `/healthz` on both loopback addresses, as far as the node has them.
 pub(crate) async fn serve_health(agent: Arc<Agent>, port: u16) -> anyhow::Result<()> {
-    let health = async move || match agent.ready() {
-        Some(_) => (StatusCode::OK, "ok\n"),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+    let health = async move |headers: HeaderMap| match agent.why_not_ready() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        // To be started again does not help an agent that waits for the API server, and serves its pods meanwhile.
+        Some(why) if is_alive_enough(&headers) => (StatusCode::OK, format!("{why}\n")),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     };
     let router = Router::new().route("/healthz", get(health));
     let v6 = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await;
@@ -34,6 +36,13 @@ pub(crate) async fn serve_health(agent: Arc<Agent>, port: u16) -> anyhow::Result
         (Ok(one), Err(_)) | (Err(_), Ok(one)) => axum::serve(one, router).await.with_context(context),
         (Err(error), Err(_)) => Err(error).with_context(context),
     }
+}
+
+/// Whether the probe asks for no more than a process that serves: the header of Cilium's liveness probe.
+fn is_alive_enough(headers: &HeaderMap) -> bool {
+    headers
+        .get("require-k8s-connectivity")
+        .is_some_and(|value| value == "false")
 }
 
 /// Serves `/metrics`.

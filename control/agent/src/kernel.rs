@@ -1,17 +1,19 @@
 //! The kernel, as far as pods and tables are concerned. The trait exists so that the steps of ADD and the reconciler
 //! can be made to fail in tests, one by one; [`Linux`] is the real one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use abi::{Addr, Peer};
 use futures::future::BoxFuture;
 use loader::{AttachError, Datapath, TableError};
-use netlink::{Netlink, NetlinkError, Netns, NetnsError, PodDevices, PodError, PodNetwork, Sysctls};
+use netlink::{Netlink, NetlinkError, Netns, NetnsError, PodError, PodLink, PodNetwork, Route, Sysctls};
 
 use crate::fresh::Fresh;
+use crate::programs;
 
 /// Host-side devices of pods begin with this.
 pub(crate) const POD_PREFIX: &str = "lxc";
@@ -28,6 +30,14 @@ pub(crate) enum KernelError {
     /// The pod's namespace could not be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// What was named as the pod's namespace is not one that a pod can have.
+    #[error("{} is not the network namespace of a pod: {why}", path.display())]
+    Sandbox {
+        /// What was named.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
     /// A table could not be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -47,32 +57,69 @@ impl KernelError {
     }
 }
 
+/// What a pod's device has now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inside {
+    /// Addresses, without link-local ones.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Routes by way of the device.
+    pub(crate) routes: Vec<Route>,
+}
+
 type Answer<T> = Result<T, KernelError>;
+
+/// Opens the namespace of a pod. The node's own is refused: a device that was made there for a pod would be the node's.
+fn sandbox(path: &Path) -> Answer<Netns> {
+    let refuse = |why| KernelError::Sandbox {
+        path: path.to_owned(),
+        why,
+    };
+    let stat = |path: &Path| {
+        std::fs::metadata(path).map_err(|source| NetnsError::Open {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    let (own, given) = (stat(Path::new("/proc/thread-self/ns/net"))?, stat(path)?);
+    // All namespaces are files of one file system, and nothing else is. Asked before the file is opened, which might
+    // take for ever.
+    if given.dev() != own.dev() {
+        return Err(refuse("not a namespace"));
+    }
+    if given.ino() == own.ino() {
+        return Err(refuse("it is the node's own namespace"));
+    }
+    Ok(Netns::open(path)?)
+}
 
 /// What ADD, DEL, CHECK and the reconciler do to the kernel. Every removal is idempotent.
 pub(crate) trait Kernel: Send + Sync + 'static {
-    /// Makes the link of a pod; nothing is left behind on failure.
-    fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Answer<PodDevices>>;
+    /// Makes the link of a pod, both ends down; nothing is left behind on failure.
+    fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Answer<PodLink>>;
+    /// Switches a pod's link on, with addresses and routes.
+    fn raise_pod<'a>(
+        &'a self,
+        netns: &'a Path,
+        want: &'a PodNetwork,
+        link: PodLink,
+    ) -> BoxFuture<'a, Answer<()>>;
     /// Deletes a link and its other end.
     fn delete_link<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Answer<bool>>;
     /// Name and index of every host-side pod device.
     fn pod_links(&self) -> BoxFuture<'_, Answer<BTreeMap<String, u32>>>;
-    /// Addresses of a device inside a namespace, without link-local ones.
-    fn pod_addresses<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Vec<IpAddr>>>;
-    /// Puts the programs of a pod on its new host-side device without waiting; [`Kernel::attach_pod`] follows.
-    fn attach_pod_at_once(&self, ifindex: u32) -> Answer<()>;
-    /// Attaches the programs of a pod to its host-side device.
+    /// What a device inside a namespace has.
+    fn inside_pod<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Inside>>;
+    /// Has the programs of a pod run on its host-side device from now on, without waiting: what is there is exchanged,
+    /// where nothing is there links follow later.
     fn attach_pod(&self, ifindex: u32) -> Answer<()>;
-    /// The same, if it was left to be done later.
-    fn attach_fresh(&self, ifindex: u32) -> Answer<()>;
     /// Attaches the programs of a device that leads out of the node.
     fn attach_native(&self, ifindex: u32) -> Answer<()>;
     /// Attaches the program of `cilium_host`.
     fn attach_router(&self, ifindex: u32) -> Answer<()>;
     /// Detaches the programs of a pod.
     fn detach_pod(&self, ifindex: u32) -> Answer<()>;
-    /// Indexes of the devices that have the programs of a pod now.
-    fn attached_pods(&self) -> Answer<Vec<u32>>;
+    /// Which of these devices have the programs of a pod now, by links or as filters.
+    fn attached_pods<'a>(&'a self, devices: &'a [u32]) -> BoxFuture<'a, Answer<BTreeSet<u32>>>;
     /// Writes an entry of the device table.
     fn set_device(&self, ifindex: u32, addr: Addr) -> Answer<()>;
     /// Removes one.
@@ -109,11 +156,24 @@ pub(crate) struct Linux {
 }
 
 impl Kernel for Linux {
-    fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Answer<PodDevices>> {
+    fn make_pod<'a>(&'a self, netns: &'a Path, want: &'a PodNetwork) -> BoxFuture<'a, Answer<PodLink>> {
+        Box::pin(async move {
+            let netns = sandbox(netns)?;
+            let Self { netlink, sysctls, .. } = self;
+            Ok(netlink::link_pod(netlink, &netns, sysctls, want).await?)
+        })
+    }
+
+    fn raise_pod<'a>(
+        &'a self,
+        netns: &'a Path,
+        want: &'a PodNetwork,
+        link: PodLink,
+    ) -> BoxFuture<'a, Answer<()>> {
         Box::pin(async move {
             let netns = Netns::open(netns)?;
             let Self { netlink, sysctls, .. } = self;
-            Ok(netlink::configure_pod(netlink, &netns, sysctls, want).await?)
+            Ok(netlink::raise_pod(netlink, &netns, sysctls, want, link).await?)
         })
     }
 
@@ -129,33 +189,25 @@ impl Kernel for Linux {
         })
     }
 
-    fn pod_addresses<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Vec<IpAddr>>> {
+    fn inside_pod<'a>(&'a self, netns: &'a Path, device: &'a str) -> BoxFuture<'a, Answer<Inside>> {
         Box::pin(async move {
-            let inside = Netlink::open_in(&Netns::open(netns)?).await?;
+            let inside = Netlink::open_in(&sandbox(netns)?).await?;
             let index = inside.link_by_name(device).await?.index;
             let addresses = inside.addresses().await?.into_iter();
-            Ok(addresses
-                .filter(|a| a.device == index && a.global)
-                .map(|address| address.net.addr())
-                .collect())
+            let routes = inside.routes().await?.into_iter();
+            Ok(Inside {
+                addresses: addresses
+                    .filter(|a| a.device == index && a.global)
+                    .map(|address| address.net.addr())
+                    .collect(),
+                routes: routes.filter(|route| route.device == index).collect(),
+            })
         })
     }
 
-    fn attach_pod_at_once(&self, ifindex: u32) -> Answer<()> {
-        self.datapath.attach_pod_at_once(ifindex)?;
-        self.fresh.insert(ifindex);
-        Ok(())
-    }
-
     fn attach_pod(&self, ifindex: u32) -> Answer<()> {
-        self.datapath.attach_pod(ifindex)?;
-        self.fresh.remove(ifindex);
-        Ok(())
-    }
-
-    fn attach_fresh(&self, ifindex: u32) -> Answer<()> {
-        if self.fresh.contains(ifindex) {
-            self.attach_pod(ifindex)?;
+        if self.datapath.attach_pod_at_once(ifindex)? {
+            self.fresh.insert(ifindex);
         }
         Ok(())
     }
@@ -176,10 +228,19 @@ impl Kernel for Linux {
         Ok(())
     }
 
-    fn attached_pods(&self) -> Answer<Vec<u32>> {
-        let attachments = self.datapath.attachments()?.into_iter();
-        let pods = attachments.filter(|attachment| attachment.program == abi::names::FROM_POD);
-        Ok(pods.filter_map(|attachment| attachment.ifindex).collect())
+    fn attached_pods<'a>(&'a self, devices: &'a [u32]) -> BoxFuture<'a, Answer<BTreeSet<u32>>> {
+        Box::pin(async move {
+            let found = programs::on_devices(&self.datapath, &self.netlink, devices).await?;
+            let has = |device: &u32, program| {
+                found
+                    .iter()
+                    .any(|one| one.ifindex == *device && one.program == program)
+            };
+            let served = devices.iter().copied();
+            Ok(served
+                .filter(|device| has(device, abi::names::FROM_POD) && has(device, abi::names::TO_POD))
+                .collect())
+        })
     }
 
     fn set_device(&self, ifindex: u32, addr: Addr) -> Answer<()> {

@@ -30,6 +30,7 @@ mod host;
 mod kernel;
 mod metrics;
 mod node;
+mod programs;
 mod queue;
 mod reconcile;
 mod registry;
@@ -42,9 +43,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 pub use cleanup::{CleanupArgs, cleanup};
@@ -125,9 +127,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .cni_uninstall
             .then(|| config.cni_conf.clone().map(PathBuf::from))
             .flatten();
+        let (end, mut ending) = watch::channel(None);
         let work = async {
-            startup::start(args, config, warnings, controllers, &mut tasks, started).await?;
+            startup::start(args, config, warnings, controllers, &mut tasks, started, end).await?;
             std::future::pending::<anyhow::Result<()>>().await
+        };
+        // Its own error is the sender's end, which is that of `work`.
+        let another = async {
+            match ending.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(reason)) => bail!("another agent has to start: {reason}"),
+                _ => std::future::pending().await,
+            }
         };
         let ended = tokio::select! {
             signal = stop => {
@@ -135,6 +145,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Ok(())
             }
             failed = work => failed,
+            another = another => another,
         };
         tasks.drain(DRAIN).await;
         if let Some(path) = uninstall {

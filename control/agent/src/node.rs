@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
+use model::addr::Family;
 use model::inputs::{AddressType, CiliumNode, Node};
+use tokio::sync::watch;
 
 use crate::endpoints::Endpoints;
 use crate::registry::Registry;
@@ -23,11 +25,14 @@ pub(crate) struct Publisher {
     pub(crate) registry: Arc<dyn Registry>,
     /// Identifies the boot of the machine.
     pub(crate) boot_id: String,
+    /// Ends the agent, with the reason.
+    pub(crate) end: watch::Sender<Option<String>>,
 }
 
 impl Publisher {
-    /// Publishes if needed. Fails when the node's blocks are others than those the agent started with, as addresses,
-    /// router and programs are made for these.
+    /// Publishes if needed. When the node's blocks are others than those the agent started with, the agent ends:
+    /// addresses, router and programs are made for these, and the agent that is started in its place takes the new
+    /// ones, while the datapath goes on. (Kubernetes gives a Node other blocks only when it is made anew.)
     pub(crate) async fn run(&self) -> anyhow::Result<()> {
         let node = self.view.lock().node.clone();
         let node = node.with_context(|| format!("there is no Node {}", self.name))?;
@@ -43,9 +48,23 @@ impl Publisher {
         let families = &self.endpoints.settings().families;
         let given = blocks_of(&node, families);
         if given != blocks {
-            bail!(
-                "the node's pod CIDRs are now {given:?}; the agent goes on with {blocks:?} until it is restarted"
+            let list = |blocks: &[IpNet]| {
+                let texts: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+                texts.join(", ")
+            };
+            let change = format!(
+                "the node's pod CIDRs are [{}], the agent works with [{}]",
+                list(&given),
+                list(&blocks)
             );
+            // A Node that was made anew gets its blocks a moment later.
+            let complete = families
+                .iter()
+                .all(|family| given.iter().any(|block| Family::of(block.network()) == *family));
+            if complete {
+                self.end.send_replace(Some(change.clone()));
+            }
+            bail!(change);
         }
         Ok(())
     }

@@ -263,10 +263,10 @@ async fn cni_gc(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
 }
 
 async fn cni_status(State(agent): State<Arc<Agent>>) -> Response {
-    if agent.ready().is_none() {
+    if let Some(why) = agent.why_not_ready() {
         return refuse(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the agent is starting",
+            format!("the agent is {why}"),
             code::NOT_AVAILABLE,
         );
     }

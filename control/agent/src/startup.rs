@@ -38,6 +38,14 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 const NODE_WAIT: Duration = Duration::from_secs(300);
 /// How long the first synchronisation may take before the log says that it takes long.
 const SYNC_PATIENCE: Duration = Duration::from_secs(30);
+/// Each attempt to find the CRDs ends after this, so that `status` shows why they are not found.
+const CRD_PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses between attempts at a step that needs the API server.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The steps of the start in `status`.
+const WAIT_FOR_CRDS: &str = "wait-for-crds";
+const FIRST_RECONCILE: &str = "first-reconcile";
 
 /// Starts everything; ends when the node is ready. What goes on afterwards runs in `tasks`.
 pub(crate) async fn start(
@@ -47,6 +55,7 @@ pub(crate) async fn start(
     controllers: Controllers,
     tasks: &mut Tasks,
     started: Instant,
+    end: watch::Sender<Option<String>>,
 ) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let families: Vec<Family> = config.families().collect();
@@ -145,6 +154,7 @@ pub(crate) async fn start(
         mtu,
         started,
         ready_after: AtomicU64::new(0),
+        waits_for: std::sync::Mutex::new("the CRDs of cilium.io"),
         config: Arc::clone(&config),
     });
     background::serve(&agent, tasks, rest::bind(&args.socket)?, queued);
@@ -155,13 +165,20 @@ pub(crate) async fn start(
         endpoints: Arc::clone(&endpoints),
         registry: Arc::clone(&registry),
         boot_id: boot_id(&args.procfs),
+        end,
     });
     let follower = Arc::new(Follower::new(endpoints, view.clone(), Arc::clone(&registry)));
     if let (Some(cluster), Some((health, _))) = (cluster, watches) {
-        cluster
-            .wait_for_crds(config.crd_wait_timeout)
-            .await
-            .context("waiting for the CRDs")?;
+        // No end: the pods are served, and an agent that gives up would only start again and wait here.
+        let crds = async || {
+            let patience = config.crd_wait_timeout.min(CRD_PATIENCE);
+            cluster
+                .wait_for_crds(patience)
+                .await
+                .context("waiting for the CRDs")
+        };
+        insist(&agent, WAIT_FOR_CRDS, crds).await;
+        agent.wait_for("the first synchronisation with the API server");
         let (complete, is_complete) = watch::channel(false);
         let feed = Feed::new(view, args.node_name.clone(), changes, complete);
         background::watch(
@@ -172,16 +189,16 @@ pub(crate) async fn start(
             health,
         );
         wait_until(is_complete).await?;
-        publisher.run().await.context("publishing the node")?;
+        agent.wait_for("the Node to be published");
+        insist(&agent, background::PUBLISH_NODE, async || publisher.run().await).await;
     }
-    reconciler
-        .run(true)
-        .await
-        .context("bringing tables and routes up to date")?;
-    follower
-        .identities()
-        .await
-        .context("looking up the pods' identities")?;
+    agent.wait_for("tables and routes");
+    insist(&agent, FIRST_RECONCILE, async || reconciler.run(true).await).await;
+    agent.wait_for("the identities of the pods");
+    insist(&agent, background::SYNC_IDENTITIES, async || {
+        follower.identities().await
+    })
+    .await;
 
     agent.set_ready();
     let took = started.elapsed();
@@ -290,6 +307,20 @@ async fn open(
         tracing::warn!(map = news.name, reason = ?news.reason, copied = news.copied, left = news.left, "map made anew");
     }
     Ok(datapath)
+}
+
+/// Does a step until it is done. Whoever asks for the status sees why it is not.
+async fn insist(agent: &Agent, name: &'static str, step: impl AsyncFn() -> anyhow::Result<()>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let outcome = step().await;
+        agent.controllers.report(name, &outcome);
+        if outcome.is_ok() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 async fn wait_until(mut complete: watch::Receiver<bool>) -> anyhow::Result<()> {

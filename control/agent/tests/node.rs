@@ -3,13 +3,14 @@
 
 mod fixture;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::cni::{Attachment, CheckRequest, GcRequest, code};
 use api::status::{State, StatusResponse};
 use api::{ClientError, path};
 use serde_json::Value;
 
+use fixture::cluster::Cluster;
 use fixture::{Fixture, skip};
 
 /// Not a test: what the fixture starts as the agent's process.
@@ -168,6 +169,113 @@ fn failed_and_forgotten_pods_leave_nothing() {
     node.start();
     assert_eq!(node.links(), 0, "{}", node.look());
     assert_eq!(node.set_aside(), 1);
+}
+
+#[test]
+fn after_a_burst_of_pods_the_next_agent_is_ready_before_their_links_are_made() {
+    if skip() {
+        return;
+    }
+    const PODS: usize = 100;
+    /// Making two links takes the kernel 25 ms per pod.
+    const READY: Duration = Duration::from_millis(1500);
+    let mut node = Fixture::new("burst");
+    node.start();
+    let pods: Vec<String> = (0..PODS).map(|number| node.pod(&number.to_string())).collect();
+    let addresses: Vec<String> = pods
+        .iter()
+        .map(|pod| {
+            node.add(pod).expect("ADD").addresses[0]
+                .address
+                .replace("/128", "")
+        })
+        .collect();
+    node.kill();
+    let began = Instant::now();
+    node.start();
+    let took = began.elapsed();
+    println!("ready after {took:?} with {PODS} pods");
+    assert!(took < READY, "{took:?}");
+    let status = node.get::<StatusResponse>(path::HEALTHZ);
+    assert_eq!(
+        (status.cilium.state, status.attach_mode.as_str()),
+        (State::Ok, "TCX, Legacy TC on new pods"),
+        "{:?}",
+        status.cilium
+    );
+    assert!(node.ping(&pods[PODS - 1], &addresses[0], 1), "{}", node.look());
+
+    let until = Instant::now() + Duration::from_secs(60);
+    while node.get::<StatusResponse>(path::HEALTHZ).attach_mode != "TCX" {
+        assert!(Instant::now() < until, "links are not made");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let status = node.get::<StatusResponse>(path::HEALTHZ);
+    assert_eq!(status.cilium.state, State::Ok, "{:?}", status.cilium);
+    assert!(node.ping(&pods[0], &addresses[PODS - 1], 1), "{}", node.look());
+}
+
+#[test]
+fn while_the_api_server_is_away_pods_are_served_and_the_agent_says_why_it_is_not_ready() {
+    if skip() {
+        return;
+    }
+    let mut node = Fixture::new("away");
+    node.start();
+    let (one, two) = (node.pod("one"), node.pod("two"));
+    let address = |response: &api::cni::AddResponse| response.addresses[0].address.replace("/128", "");
+    let first = address(&node.add(&one).expect("ADD"));
+    node.kill();
+    node.start_in_cluster();
+    let refused = node.put::<_, Value>(path::CNI_CHECK, &check(&one, &first));
+    refused.expect("as ADD left it");
+    let second = address(&node.add(&two).expect("ADD without an API server"));
+    assert!(node.ping(&one, &second, 3), "{}", node.look());
+    let status = node.get::<StatusResponse>(path::HEALTHZ);
+    assert_eq!(status.cilium.state, State::Warning, "{:?}", status.cilium);
+    assert!(
+        status.cilium.msg.contains("waiting for the CRDs"),
+        "{:?}",
+        status.cilium
+    );
+    assert_eq!(status.kubernetes.state, State::Failure);
+    node.del(&two).expect("DEL");
+    assert!(!node.ping(&one, &second, 1), "a deleted pod answers");
+
+    // It comes.
+    let cluster = Cluster::start(&node.name());
+    let object = |block: &str| {
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {}, "spec": {"podCIDR": block, "podCIDRs": [block]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "fc00:f853:ccd:e793::2"}]},
+        })
+    };
+    cluster.put("/api/v1/nodes/node", object("fd00:10:244::/64"));
+    node.wait_ready();
+    let status = node.get::<StatusResponse>(path::HEALTHZ);
+    assert_eq!(status.cilium.state, State::Ok, "{:?}", status.cilium);
+    assert!(cluster.get("/apis/cilium.io/v2/ciliumnodes/node").is_some());
+
+    // Another block: the agent ends, and the next one works with it. Pods keep their addresses.
+    cluster.put("/api/v1/nodes/node", object("fd00:10:244:7::/64"));
+    node.wait_ended();
+    node.start_in_cluster();
+    node.wait_ready();
+    let three = node.pod("three");
+    let third = address(&node.add(&three).expect("ADD"));
+    assert!(third.starts_with("fd00:10:244:7:"), "{third}");
+    assert!(node.ping(&one, &third, 3), "{}", node.look());
+}
+
+fn check(pod: &str, address: &str) -> CheckRequest {
+    CheckRequest {
+        attachment: Attachment {
+            container_id: pod.to_owned(),
+            ifname: "eth0".to_owned(),
+        },
+        netns: format!("/run/netns/{pod}"),
+        addresses: vec![format!("{address}/128")],
+    }
 }
 
 fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> u32 {

@@ -400,4 +400,6 @@ pub struct Attachment {
     pub program: String,
     /// Kernel number of the program.
     pub program_id: u32,
+    /// What it runs under: `tcx`, or `clsact` on a pod that is new.
+    pub holder: String,
 }

@@ -10,6 +10,7 @@
 
 mod address;
 mod error;
+mod filter;
 mod handle;
 mod link;
 mod monitor;
@@ -22,12 +23,13 @@ mod sysctl;
 
 pub use address::Address;
 pub use error::NetlinkError;
+pub use filter::{Filter, FilterDirection};
 pub use handle::{DEADLINE, Netlink};
 pub use link::{InvalidMac, Link, LinkSizes, Mac, VethEnd};
 pub use monitor::{Monitor, MonitorEvent};
 pub use neighbour::Neighbour;
 pub use netns::{Netns, NetnsError};
 pub use plan::{RouteChange, default_devices, plan_routes};
-pub use pod::{PodDevices, PodError, PodNetwork, configure_pod};
+pub use pod::{PodError, PodLink, PodNetwork, link_pod, raise_pod};
 pub use route::{PROTOCOL, Route, TABLE_MAIN};
 pub use sysctl::{SysctlError, Sysctls};

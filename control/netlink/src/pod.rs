@@ -1,5 +1,5 @@
-//! The network of a pod, in one go: a veth pair whose one end is `eth0` inside the pod's namespace, with address and
-//! routes. This is what the time of a CNI ADD is spent on, so it takes one short-lived thread and a handful of
+//! The network of a pod: a veth pair whose one end is `eth0` inside the pod's namespace, with address and routes. It
+//! is made in two steps, so that the host side can get its programs before the first packet. This is what the time of a CNI ADD is spent on, so it takes one short-lived thread and a handful of
 //! netlink requests, and waits for nothing (no duplicate address detection, no router solicitation).
 
 use std::net::IpAddr;
@@ -30,16 +30,16 @@ pub struct PodNetwork {
     pub route_mtu: u32,
 }
 
-/// What was made for a pod.
+/// The link of a pod whose ends are still down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PodDevices {
+pub struct PodLink {
     /// Index of the host side, in the host's namespace.
     pub host_index: u32,
-    /// Index of the pod's side, in the pod's namespace.
-    pub index: u32,
+    /// Index of the pod's side, in the pod's namespace, if the kernel told.
+    pub index: Option<u32>,
 }
 
-/// A pod's network could not be made. Nothing is left behind.
+/// A pod's network could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     /// The veth pair could not be made; [`NetlinkError::is_exists`]: one of the names is taken.
@@ -56,21 +56,22 @@ pub enum PodError {
     Configure(#[source] NetlinkError),
 }
 
-/// Makes the network of a pod: `host` is a connection in the host's namespace, `netns` the pod's namespace.
+/// Makes the link of a pod, both ends down: `host` is a connection in the host's namespace, `netns` the pod's
+/// namespace. What is to see every packet can be attached to the host side now; [`raise_pod`] follows.
 ///
 /// The calling thread must be in the host's namespace too, since the settings of the host's end are files that
 /// belong to the namespace of whoever opens them.
 ///
-/// Both ends are up when it returns. On failure the pair is deleted again.
+/// On failure the pair is deleted again.
 ///
 /// # Errors
 /// [`PodError`].
-pub async fn configure_pod(
+pub async fn link_pod(
     host: &Netlink,
     netns: &Netns,
     sysctls: &Sysctls,
     want: &PodNetwork,
-) -> Result<PodDevices, PodError> {
+) -> Result<PodLink, PodError> {
     let ends = (
         VethEnd {
             name: &want.host_device,
@@ -86,10 +87,16 @@ pub async fn configure_pod(
     host.add_veth(&ends.0, &ends.1, want.mtu)
         .await
         .map_err(PodError::Link)?;
-    match configure(host, netns, sysctls, want).await {
-        Ok(devices) => Ok(devices),
+    let prepared = async {
+        prepare_host_side(sysctls, &want.host_device)?;
+        host.link_by_name(&want.host_device).await.map_err(PodError::Link)
+    };
+    match prepared.await {
+        Ok(link) => Ok(PodLink {
+            host_index: link.index,
+            index: link.peer,
+        }),
         Err(error) => {
-            // Takes the pod's end along, and with it addresses and routes.
             if let Err(undo) = host.delete_link(&want.host_device).await {
                 tracing::warn!(device = want.host_device, error = %undo, "link of a failed pod stays behind");
             }
@@ -98,25 +105,26 @@ pub async fn configure_pod(
     }
 }
 
-async fn configure(
+/// Switches both ends of a pod's link on and gives the pod its addresses and routes. On failure the link is for the
+/// caller to delete, which takes all of it along.
+///
+/// # Errors
+/// [`PodError`].
+pub async fn raise_pod(
     host: &Netlink,
     netns: &Netns,
     sysctls: &Sysctls,
     want: &PodNetwork,
-) -> Result<PodDevices, PodError> {
-    prepare_host_side(sysctls, &want.host_device)?;
-    let host_link = host
-        .link_by_name(&want.host_device)
-        .await
-        .map_err(PodError::Link)?;
-    host.set_up(host_link.index, true).await.map_err(PodError::Link)?;
-
+    link: PodLink,
+) -> Result<(), PodError> {
+    // The pod's end second: it has its carrier from the start then, and its addresses count at once.
+    host.set_up(link.host_index, true).await.map_err(PodError::Link)?;
     let socket = {
         let (sysctls, device) = (sysctls.clone(), want.device.clone());
         netns.run(move || prepare_pod_side(&sysctls, &device)).await??
     };
     let pod = Netlink::from_socket(socket).map_err(PodError::Configure)?;
-    let index = match host_link.peer {
+    let index = match link.index {
         Some(index) => index,
         None => {
             pod.link_by_name(&want.device)
@@ -127,11 +135,7 @@ async fn configure(
     };
     configure_pod_side(&pod, index, want)
         .await
-        .map_err(PodError::Configure)?;
-    Ok(PodDevices {
-        host_index: host_link.index,
-        index,
-    })
+        .map_err(PodError::Configure)
 }
 
 /// The host side routes for the pod: it takes no advertisements from it and checks nothing for duplicates.

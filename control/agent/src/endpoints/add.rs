@@ -165,10 +165,16 @@ impl Endpoints {
                     .map_err(step("writing the identity entry of"))?;
             }
             self.kernel
-                .attach_pod_at_once(made.host_index)
+                .attach_pod(made.host_index)
                 .map_err(step("attaching programs to"))?;
         }
         let attached = began.elapsed();
+        // Last, so that there is no packet that the programs do not see.
+        self.kernel
+            .raise_pod(Path::new(&endpoint.netns), &want, made)
+            .await
+            .map_err(step("configuring"))?;
+        let raised = began.elapsed();
         let ready = if endpoint.identity == UNKNOWN_YET {
             EndpointState::WaitingForIdentity
         } else {
@@ -178,7 +184,7 @@ impl Endpoints {
             .change(endpoint.id, |endpoint| endpoint.state = ready);
         endpoint.state = ready;
         self.persist().await?;
-        tracing::debug!(endpoint = %endpoint.id, ?linked, ?attached, written = ?began.elapsed(), "times of ADD");
+        tracing::debug!(endpoint = %endpoint.id, ?linked, ?attached, ?raised, written = ?began.elapsed(), "times of ADD");
         self.changed.touch();
         Ok(endpoint)
     }

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use api::cni::{Attachment, CheckRequest};
+use ipnet::IpNet;
 use model::EndpointState;
 use model::addr::to_abi;
+use netlink::Route;
 
 use super::{CniError, Endpoints};
 use crate::kernel::KernelError;
@@ -29,6 +31,14 @@ pub(crate) enum CheckError {
         found: Vec<IpAddr>,
         /// What it should have.
         expected: Vec<IpAddr>,
+    },
+    /// The pod cannot reach what is not on its link, or not by way of the router.
+    #[error("{device} has no route to {destination}")]
+    Route {
+        /// The device inside the pod.
+        device: String,
+        /// Where to.
+        destination: IpNet,
     },
     /// The programs are not there.
     #[error("no programs are attached to {0}")]
@@ -73,19 +83,33 @@ impl Endpoints {
         expected.extend(request.addresses.iter().filter_map(bare));
         let inside = self
             .kernel
-            .pod_addresses(Path::new(&request.netns), &endpoint.ifname)
+            .inside_pod(Path::new(&request.netns), &endpoint.ifname)
             .await?;
-        if inside.iter().copied().collect::<BTreeSet<_>>() != expected {
+        if inside.addresses.iter().copied().collect::<BTreeSet<_>>() != expected {
             let expected = expected.into_iter().collect();
             return Err(CheckError::Addresses {
                 device: endpoint.ifname,
-                found: inside,
+                found: inside.addresses,
                 expected,
             });
         }
-        // One that was just made has filters instead, which nobody lists.
-        self.kernel.attach_fresh(endpoint.host_ifindex)?;
-        if !self.kernel.attached_pods()?.contains(&endpoint.host_ifindex) {
+        // Others may have added routes or changed the size of these, so only destination and next hop count.
+        let routers = self.store().routers().to_vec();
+        let of_pod = |router: &IpAddr| endpoint.addresses.iter().any(|a| a.is_ipv6() == router.is_ipv6());
+        for router in routers.into_iter().filter(of_pod) {
+            let default = Route::default_via(router, endpoint.host_ifindex).destination;
+            for (destination, via) in [(IpNet::from(router), None), (default, Some(router))] {
+                let there = |route: &Route| route.destination == destination && route.via == via;
+                if !inside.routes.iter().any(there) {
+                    return Err(CheckError::Route {
+                        device: endpoint.ifname,
+                        destination,
+                    });
+                }
+            }
+        }
+        let device = [endpoint.host_ifindex];
+        if self.kernel.attached_pods(&device).await?.is_empty() {
             return Err(CheckError::Programs(endpoint.host_ifname));
         }
         let (endpoints, peers, devices) = (

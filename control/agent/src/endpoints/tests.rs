@@ -1,7 +1,6 @@
 //! ADD, DEL, CHECK and GC against a kernel in memory that fails when told to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
 
 use abi::{Addr, Peer};
@@ -9,9 +8,10 @@ use api::cni::{AddRequest, CheckRequest};
 use futures::future::BoxFuture;
 use model::inputs::{CiliumIdentity, Namespace, ObjectName, Pod};
 use model::{Identity, Labels};
-use netlink::{NetlinkError, PodDevices, PodNetwork};
+use netlink::{NetlinkError, PodLink, PodNetwork, Route};
 
 use super::*;
+use crate::kernel::Inside;
 
 /// A kernel in memory.
 #[derive(Default)]
@@ -20,8 +20,8 @@ pub(crate) struct Memory(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     links: BTreeMap<String, u32>,
-    /// Addresses inside pods, by namespace and device.
-    inside: BTreeMap<(String, String), Vec<IpAddr>>,
+    /// What is inside pods, by namespace and device.
+    inside: BTreeMap<(String, String), Inside>,
     attached: BTreeSet<u32>,
     devices: BTreeMap<u32, Addr>,
     endpoints: BTreeMap<Addr, abi::Endpoint>,
@@ -74,18 +74,44 @@ impl Kernel for Memory {
         &'a self,
         netns: &'a Path,
         want: &'a PodNetwork,
-    ) -> BoxFuture<'a, Result<PodDevices, KernelError>> {
+    ) -> BoxFuture<'a, Result<PodLink, KernelError>> {
         Box::pin(async move {
             let mut inner = self.step("make_pod")?;
             inner.last_index += 1;
             let index = inner.last_index;
             inner.links.insert(want.host_device.clone(), index);
             let place = (netns.display().to_string(), want.device.clone());
-            inner.inside.insert(place, want.addresses.clone());
-            Ok(PodDevices {
+            let routes = want.routers.iter().flat_map(|router| {
+                [
+                    Route::new(ipnet::IpNet::from(*router), index),
+                    Route::default_via(*router, index),
+                ]
+            });
+            let inside = Inside {
+                addresses: want.addresses.clone(),
+                routes: routes.collect(),
+            };
+            inner.inside.insert(place, inside);
+            Ok(PodLink {
                 host_index: index,
-                index: 2,
+                index: Some(2),
             })
+        })
+    }
+
+    fn raise_pod<'a>(
+        &'a self,
+        _netns: &'a Path,
+        _want: &'a PodNetwork,
+        link: PodLink,
+    ) -> BoxFuture<'a, Result<(), KernelError>> {
+        Box::pin(async move {
+            let inner = self.step("raise_pod")?;
+            assert!(
+                inner.attached.contains(&link.host_index),
+                "packets before programs"
+            );
+            Ok(())
         })
     }
 
@@ -105,15 +131,15 @@ impl Kernel for Memory {
         Box::pin(async move { Ok(self.step("pod_links")?.links.clone()) })
     }
 
-    fn pod_addresses<'a>(
+    fn inside_pod<'a>(
         &'a self,
         netns: &'a Path,
         device: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<IpAddr>, KernelError>> {
+    ) -> BoxFuture<'a, Result<Inside, KernelError>> {
         Box::pin(async move {
             let place = (netns.display().to_string(), device.to_owned());
             Ok(self
-                .step("pod_addresses")?
+                .step("inside_pod")?
                 .inside
                 .get(&place)
                 .cloned()
@@ -121,17 +147,8 @@ impl Kernel for Memory {
         })
     }
 
-    fn attach_pod_at_once(&self, ifindex: u32) -> Result<(), KernelError> {
-        self.step("attach_pod_at_once")?.attached.insert(ifindex);
-        Ok(())
-    }
-
     fn attach_pod(&self, ifindex: u32) -> Result<(), KernelError> {
         self.step("attach_pod")?.attached.insert(ifindex);
-        Ok(())
-    }
-
-    fn attach_fresh(&self, _ifindex: u32) -> Result<(), KernelError> {
         Ok(())
     }
 
@@ -148,8 +165,12 @@ impl Kernel for Memory {
         Ok(())
     }
 
-    fn attached_pods(&self) -> Result<Vec<u32>, KernelError> {
-        Ok(self.step("attached_pods")?.attached.iter().copied().collect())
+    fn attached_pods<'a>(&'a self, devices: &'a [u32]) -> BoxFuture<'a, Result<BTreeSet<u32>, KernelError>> {
+        Box::pin(async move {
+            let inner = self.step("attached_pods")?;
+            let attached = devices.iter().filter(|device| inner.attached.contains(device));
+            Ok(attached.copied().collect())
+        })
     }
 
     fn set_device(&self, ifindex: u32, addr: Addr) -> Result<(), KernelError> {
@@ -266,7 +287,8 @@ async fn whatever_step_of_add_fails_nothing_is_left() {
         "set_device",
         "set_endpoint",
         "set_peer",
-        "attach_pod_at_once",
+        "attach_pod",
+        "raise_pod",
     ] {
         let node = node();
         node.kernel.fail(Some(step));
@@ -461,9 +483,14 @@ async fn check_names_what_is_wrong() {
     };
     node.endpoints.check(&check).await.expect("as ADD left it");
     type Damage = fn(&mut Inner);
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, Damage); 7] = [
         ("host-side device", |inner| inner.links.clear()),
         ("has the addresses", |inner| inner.inside.clear()),
+        ("has no route to ::/0", |inner| {
+            for inside in inner.inside.values_mut() {
+                inside.routes.retain(|route| route.via.is_none());
+            }
+        }),
         ("no programs", |inner| inner.attached.clear()),
         ("device entry", |inner| inner.devices.clear()),
         ("endpoint entry", |inner| inner.endpoints.clear()),

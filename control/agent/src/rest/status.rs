@@ -16,6 +16,8 @@ use netlink::Link;
 
 use crate::agent::{Agent, VERSION};
 use crate::host;
+use crate::kernel::POD_PREFIX;
+use crate::programs::{self, Found, Holder};
 
 /// The API server has to answer within this; `status` must not hang because something else does.
 const API_DEADLINE: Duration = Duration::from_secs(2);
@@ -33,7 +35,11 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         note("addresses", &error);
         Vec::new()
     });
-    let attachments = attachments(agent).await.unwrap_or_else(|error| {
+    let links = agent.netlink.links().await.unwrap_or_else(|error| {
+        note("links", &error);
+        Vec::new()
+    });
+    let found = programs(agent, &links).await.unwrap_or_else(|error| {
         note("programs", &error);
         Vec::new()
     });
@@ -49,7 +55,7 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         note("events", &error);
         Default::default()
     });
-    problems.extend(missing_programs(agent, &natives, &attachments));
+    problems.extend(wrong_programs(agent, &natives, &found));
     let kubernetes = kubernetes(agent).await;
     let counts = agent.events.counts();
     let num_nodes = agent.view.lock().nodes.len();
@@ -109,9 +115,8 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
             tunnel_protocol: String::new(),
             direct_routes: routes,
         },
-        // The loader knows no other way, and what it lists are tcx links found in the kernel.
-        attach_mode: if attachments.is_empty() { "none" } else { "TCX" }.to_owned(),
-        datapath_mode: "veth".to_owned(),
+        attach_mode: attach_mode(&found),
+        datapath_mode: datapath_mode(&links),
         masquerading: Masquerading::default(),
         controllers: agent.controllers.snapshot(),
         bpf_maps: BpfMapStatus {
@@ -124,7 +129,7 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
                 })
                 .collect(),
         },
-        attachments,
+        attachments: found.into_iter().map(|(_, attachment)| attachment).collect(),
         ..StatusResponse::default()
     }
 }
@@ -136,17 +141,19 @@ fn own(agent: &Agent, problems: &[String]) -> Status {
             State::Failure,
             format!("{VERSION} ({} problems, the first: {first})", problems.len()),
         ),
-        None if agent.ready().is_none() => Status::new(State::Warning, format!("{VERSION} (starting)")),
-        None => Status::new(State::Ok, VERSION),
+        None => match agent.why_not_ready() {
+            Some(why) => Status::new(State::Warning, format!("{VERSION} ({why})")),
+            None => Status::new(State::Ok, VERSION),
+        },
     }
 }
 
-/// Programs that should be attached and are not.
-fn missing_programs(agent: &Agent, natives: &[Link], attachments: &[Attachment]) -> Vec<String> {
+/// Programs that should be on a device and are not, or are not those that this agent loaded.
+fn wrong_programs(agent: &Agent, natives: &[Link], found: &[(Found, Attachment)]) -> Vec<String> {
     let has = |device: &str, program: &str| {
-        attachments
+        found
             .iter()
-            .any(|a| a.device == device && a.program == program)
+            .any(|(_, a)| a.device == device && a.program == program)
     };
     let mut expected: Vec<(String, &str)> = vec![(host::HOST_DEVICE.to_owned(), abi::names::FROM_HOST)];
     for link in natives {
@@ -154,47 +161,73 @@ fn missing_programs(agent: &Agent, natives: &[Link], attachments: &[Attachment])
             [abi::names::FROM_NETDEV, abi::names::TO_NETDEV].map(|program| (link.name.clone(), program)),
         );
     }
+    let half = [EndpointState::Creating, EndpointState::Disconnecting];
     for endpoint in agent
         .endpoints
         .store()
         .iter()
-        .filter(|endpoint| endpoint.host_ifindex != 0 && endpoint.state != EndpointState::Disconnecting)
-        // Those have their programs as filters for a second.
-        .filter(|endpoint| !agent.fresh.contains(endpoint.host_ifindex))
+        .filter(|endpoint| endpoint.host_ifindex != 0 && !half.contains(&endpoint.state))
     {
         let programs = [abi::names::FROM_POD, abi::names::TO_POD];
         expected.extend(programs.map(|program| (endpoint.host_ifname.clone(), program)));
     }
     let missing = expected
         .into_iter()
-        .filter(|(device, program)| !has(device, program));
-    missing
-        .map(|(device, program)| format!("{program} is not attached to {device}"))
-        .collect()
+        .filter(|(device, program)| !has(device, program))
+        .map(|(device, program)| format!("{program} is not attached to {device}"));
+    let old = found
+        .iter()
+        .filter(|(found, _)| !found.current)
+        .map(|(_, a)| format!("{} on {} is the program of another agent", a.program, a.device));
+    missing.chain(old).collect()
 }
 
-async fn attachments(agent: &Agent) -> anyhow::Result<Vec<Attachment>> {
-    let links = agent.netlink.links().await?;
-    let name = |index: u32| {
-        links
-            .iter()
-            .find(|link| link.index == index)
-            .map(|link| link.name.clone())
+/// All programs of ours on the node's devices, with the names of the devices.
+async fn programs(agent: &Agent, links: &[Link]) -> anyhow::Result<Vec<(Found, Attachment)>> {
+    let pods = links
+        .iter()
+        .filter(|link| link.name.starts_with(POD_PREFIX))
+        .map(|link| link.index);
+    let pods: Vec<u32> = pods.collect();
+    let found = programs::on_devices(&agent.datapath, &agent.netlink, &pods).await?;
+    let named = |found: Found| {
+        let link = links.iter().find(|link| link.index == found.ifindex)?;
+        let attachment = Attachment {
+            device: link.name.clone(),
+            direction: match found.direction {
+                loader::Direction::Ingress => "ingress".to_owned(),
+                loader::Direction::Egress => "egress".to_owned(),
+            },
+            program: found.program.to_owned(),
+            program_id: found.program_id,
+            holder: match found.holder {
+                Holder::Tcx => "tcx".to_owned(),
+                Holder::Clsact => "clsact".to_owned(),
+            },
+        };
+        Some((found, attachment))
     };
-    let found = agent.datapath.attachments()?.into_iter();
-    Ok(found
-        .filter_map(|attachment| {
-            Some(Attachment {
-                device: name(attachment.ifindex?)?,
-                direction: match attachment.direction {
-                    loader::Direction::Ingress => "ingress".to_owned(),
-                    loader::Direction::Egress => "egress".to_owned(),
-                },
-                program: attachment.program.to_owned(),
-                program_id: attachment.program_id,
-            })
-        })
-        .collect())
+    Ok(found.into_iter().filter_map(named).collect())
+}
+
+/// In Cilium's words; both while new pods wait for their links.
+fn attach_mode(found: &[(Found, Attachment)]) -> String {
+    let has = |holder| found.iter().any(|(found, _)| found.holder == holder);
+    match (has(Holder::Tcx), has(Holder::Clsact)) {
+        (true, true) => "TCX, Legacy TC on new pods",
+        (true, false) => "TCX",
+        (false, true) => "Legacy TC",
+        (false, false) => "none",
+    }
+    .to_owned()
+}
+
+/// The driver of the pods' devices; of the router's where there is no pod.
+fn datapath_mode(links: &[Link]) -> String {
+    let pod = links.iter().find(|link| link.name.starts_with(POD_PREFIX));
+    let router = links.iter().find(|link| link.name == host::HOST_DEVICE);
+    let kind = pod.or(router).and_then(|link| link.kind.clone());
+    kind.unwrap_or_else(|| "unknown".to_owned())
 }
 
 async fn direct_routes(agent: &Agent) -> anyhow::Result<Vec<String>> {

@@ -21,7 +21,11 @@ use crate::metrics;
 /// The node itself and its pods, each compared with the kernel.
 pub(super) async fn endpoints(agent: &Agent) -> anyhow::Result<Vec<Endpoint>> {
     let links = agent.kernel.pod_links().await?;
-    let attached = agent.kernel.attached_pods()?;
+    let devices: Vec<u32> = {
+        let store = agent.endpoints.store();
+        store.iter().map(|endpoint| endpoint.host_ifindex).collect()
+    };
+    let attached = agent.kernel.attached_pods(&devices).await?;
     let table = agent.kernel.endpoints()?;
     let store = agent.endpoints.store();
     let pods = store.iter().map(|endpoint| {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use seta_netlink::{Mac, Netlink, PodError, PodNetwork, Route, Sysctls, VethEnd, configure_pod};
+use seta_netlink::{Mac, Netlink, PodError, PodNetwork, Route, Sysctls, VethEnd, link_pod, raise_pod};
 
 use crate::harness::{Namespace, namespace};
 
@@ -33,7 +33,7 @@ async fn namespaces() -> Option<(Namespace, Namespace, Netlink)> {
     Some((host, pod, netlink))
 }
 
-/// `configure_pod` writes the host side's settings in the namespace of its own thread, so the test goes there.
+/// `link_pod` writes the host side's settings in the namespace of its own thread, so the test goes there.
 async fn configure_from(
     host: &Namespace,
     pod: &Namespace,
@@ -52,9 +52,15 @@ async fn configure_from(
                     .await
                     .unwrap();
                 let pod = seta_netlink::Netns::open(pod_path).unwrap();
-                configure_pod(&host, &pod, &sysctls, &want).await.map(|devices| {
-                    assert!(devices.host_index > 1 && devices.index > 1);
-                })
+                let link = link_pod(&host, &pod, &sysctls, &want).await?;
+                assert!(link.host_index > 1 && link.index.is_some_and(|index| index > 1));
+                let made = host.link_by_index(link.host_index).await.unwrap();
+                assert!(!made.up, "a packet before anybody looks at it");
+                let raised = raise_pod(&host, &pod, &sysctls, &want, link).await;
+                if raised.is_err() {
+                    host.delete_link(&want.host_device).await.unwrap();
+                }
+                raised
             })
         })
         .await
@@ -195,7 +201,7 @@ async fn many_pods_one_after_the_other() {
     }
     times.sort();
     println!(
-        "configure_pod: p50 {:?}, max {:?}",
+        "a pod: p50 {:?}, max {:?}",
         times[times.len() / 2],
         times.last().unwrap_or(&Duration::ZERO)
     );

@@ -1,25 +1,30 @@
 //! Endpoints of services with a selector: EndpointSlices for those who read them, and the older Endpoints for the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv6Addr;
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use lab_apiserver::{Client, Patch, Resource};
+use lab_apiserver::{Client, Object, Resource};
 use serde_json::{Value, json};
 
 use super::common::{self, has_ended, is_ready};
 use super::{Controller, Key, Next, Trigger, template};
 
+mod apply;
+mod mirroring;
+
+pub(crate) use mirroring::Mirroring;
+
 /// Most endpoints in one slice (`--max-endpoints-per-slice`).
 const SLICE_SIZE: usize = 100;
-/// The label that leads from a slice to its service.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-/// The label, and its value, of slices that are ours.
-const MANAGED_BY: (&str, &str) = (
-    "endpointslice.kubernetes.io/managed-by",
-    "endpointslice-controller.k8s.io",
-);
+/// Who keeps the slices that are ours.
+const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
+/// The label of a node that says where it stands.
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The annotation of an object that serves to elect a leader.
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// The label of what belongs to a service without an address of its own.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
@@ -33,71 +38,43 @@ impl EndpointSlices {
         Self { client }
     }
 
-    async fn apply_slices(&self, key: &Key, wanted: &[Value]) -> anyhow::Result<()> {
-        let resource = slices();
-        let options = lab_apiserver::ListOptions {
-            labels: format!("{SERVICE_LABEL}={},{}={}", key.name, MANAGED_BY.0, MANAGED_BY.1),
-            ..Default::default()
-        };
-        let there = self
-            .client
-            .list(&resource, key.namespace(), &options)
-            .await?
-            .items;
-        for slice in wanted {
-            match there
-                .iter()
-                .find(|known| known["metadata"]["name"] == slice["metadata"]["name"])
-            {
-                None => drop(
-                    self.client
-                        .create(&resource, key.namespace(), slice.clone())
-                        .await?,
-                ),
-                Some(known) if says_the_same(known, slice) => {}
-                Some(known) => {
-                    let mut slice = slice.clone();
-                    slice["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"].clone();
-                    self.client.update(&resource, key.namespace(), slice).await?;
-                }
-            }
-        }
-        for known in &there {
-            if !wanted
-                .iter()
-                .any(|slice| known["metadata"]["name"] == slice["metadata"]["name"])
-            {
-                let meta = serde::Deserialize::deserialize(&known["metadata"])?;
-                common::delete(
-                    &self.client,
-                    &resource,
-                    &meta,
-                    lab_apiserver::DeleteOptions::default(),
-                )
-                .await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn apply_endpoints(&self, key: &Key, wanted: &Value) -> anyhow::Result<()> {
         let resource = Resource::core("endpoints");
-        match self.client.get(&resource, key.namespace(), &key.name).await {
+        let known = match self.client.get(&resource, key.namespace(), &key.name).await {
             Err(status) if status.is_not_found() => {
                 self.client
                     .create(&resource, key.namespace(), wanted.clone())
                     .await?;
+                return Ok(());
             }
-            Err(status) => return Err(status.into()),
-            Ok(known) if nonempty(&known["subsets"]) == nonempty(&wanted["subsets"]) => {}
-            Ok(_) => {
-                let patch = json!({"metadata": wanted["metadata"], "subsets": wanted["subsets"]});
-                self.client
-                    .patch(&resource, key.namespace(), &key.name, Patch::Merge, patch)
-                    .await?;
-            }
+            known => known?,
+        };
+        let labels = &wanted["metadata"]["labels"];
+        if nonempty(&known["subsets"]) != nonempty(&wanted["subsets"])
+            || known["metadata"]["labels"] != *labels
+        {
+            let mut next = (*known).clone();
+            next["metadata"]["labels"] = labels.clone();
+            next["subsets"] = wanted["subsets"].clone();
+            self.client.update(&resource, key.namespace(), next).await?;
         }
         Ok(())
+    }
+
+    /// The endpoints of a service go with it, also those that were made by hand.
+    async fn remove_endpoints(&self, key: &Key) -> anyhow::Result<()> {
+        let resource = Resource::core("endpoints");
+        match self.client.get(&resource, key.namespace(), &key.name).await {
+            Err(status) if status.is_not_found() => Ok(()),
+            Err(status) => Err(status.into()),
+            // Some programs elect a leader by an object of this kind, without any service.
+            Ok(known) if !known["metadata"]["annotations"][LEADER].is_null() => Ok(()),
+            Ok(known) => {
+                let meta = serde::Deserialize::deserialize(&known["metadata"])?;
+                let options = lab_apiserver::DeleteOptions::default();
+                Ok(common::delete(&self.client, &resource, &meta, options).await?)
+            }
+        }
     }
 }
 
@@ -112,15 +89,18 @@ impl Controller for EndpointSlices {
         let services = Resource::core("services");
         vec![
             Trigger::itself(services.clone()),
-            Trigger::all(Resource::core("pods"), services),
-            Trigger::keys(slices(), service_keys),
+            Trigger::all(Resource::core("pods"), services.clone()),
+            // Nodes say in which zone their pods are.
+            Trigger::all(Resource::core("nodes"), services),
+            Trigger::keys(apply::slices(), service_keys),
         ]
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let services = Resource::core("services");
-        // What belongs to a service that is gone is removed by the garbage collector.
         let Some(service) = common::get::<Service>(&self.client, &services, key).await? else {
+            // The slices are removed by the garbage collector.
+            self.remove_endpoints(key).await?;
             return Ok(Next::Wait);
         };
         let Some(selector) = selector(&service) else {
@@ -133,7 +113,10 @@ impl Controller for EndpointSlices {
                 .iter()
                 .all(|(name, value)| labels.get(name) == Some(value))
         });
-        self.apply_slices(key, &slices_for(&service, &pods))
+        let nodes: Vec<Node> = common::list(&self.client, &Resource::core("nodes"), None).await?;
+        let there = apply::existing(&self.client, key, MANAGED_BY).await?;
+        let wanted = slices_for(&service, &pods, &zones(&nodes), &there);
+        apply::apply(&self.client, key, &there, &wanted)
             .await
             .context("EndpointSlices")?;
         self.apply_endpoints(key, &endpoints_for(&service, &pods))
@@ -143,22 +126,9 @@ impl Controller for EndpointSlices {
     }
 }
 
-fn slices() -> Resource {
-    Resource::new("discovery.k8s.io", "v1", "endpointslices")
-}
-
 /// The service of a slice that we keep.
 fn service_keys(slice: &Value) -> Vec<Key> {
-    let labels = &slice["metadata"]["labels"];
-    if labels[MANAGED_BY.0] != MANAGED_BY.1 {
-        return Vec::new();
-    }
-    let namespace = common::key_of(slice).namespace;
-    labels[SERVICE_LABEL]
-        .as_str()
-        .map(|name| Key::new(&namespace, name))
-        .into_iter()
-        .collect()
+    apply::service_key(slice, MANAGED_BY)
 }
 
 /// The selector of a service whose endpoints are ours to find.
@@ -190,18 +160,13 @@ fn endpoints<'a>(service: &Service, pods: &'a [Pod]) -> Vec<Endpoint<'a>> {
         .iter()
         .filter(|pod| !has_ended(pod))
         .filter_map(|pod| {
-            let address = pod
-                .status
-                .as_ref()?
-                .pod_ip
-                .as_deref()
-                .filter(|address| !address.is_empty())?;
+            let address = address(pod)?;
             let terminating = pod.metadata.deletion_timestamp.is_some();
-            let serving = publish || is_ready(pod);
+            let serving = is_ready(pod);
             Some(Endpoint {
                 pod,
                 address,
-                ready: serving && (publish || !terminating),
+                ready: publish || serving && !terminating,
                 serving,
                 terminating,
             })
@@ -209,6 +174,36 @@ fn endpoints<'a>(service: &Service, pods: &'a [Pod]) -> Vec<Endpoint<'a>> {
         .collect();
     endpoints.sort_by_key(|endpoint| endpoint.pod.metadata.name.as_deref());
     endpoints
+}
+
+/// The IPv6 address of a pod, which need not be its first.
+fn address(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    let all = status.pod_ips.iter().flatten().map(|address| address.ip.as_str());
+    status
+        .pod_ip
+        .as_deref()
+        .into_iter()
+        .chain(all)
+        .find(|address| address.parse::<Ipv6Addr>().is_ok())
+}
+
+/// The name of a pod inside the domain of a headless service, if it asked for one there.
+fn hostname<'a>(service: &Service, pod: &'a Pod) -> Option<&'a str> {
+    let spec = pod.spec.as_ref()?;
+    let name = spec.hostname.as_deref().filter(|name| !name.is_empty())?;
+    (spec.subdomain.is_some() && spec.subdomain == service.metadata.name).then_some(name)
+}
+
+/// The zones of the nodes that have one.
+fn zones(nodes: &[Node]) -> BTreeMap<&str, &str> {
+    nodes
+        .iter()
+        .filter_map(|node| {
+            let zone = common::labels(&node.metadata).get(ZONE)?;
+            Some((node.metadata.name.as_deref()?, zone.as_str()))
+        })
+        .collect()
 }
 
 /// The ports of a service as they are on one pod; named ones may differ from pod to pod. A name that the pod does not
@@ -241,9 +236,16 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
         Some(IntOrString::Int(0)) => Some(port.port),
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
-            let containers = &pod.spec.as_ref()?.containers;
-            let mut ports = containers
+            let spec = pod.spec.as_ref()?;
+            let sidecars = spec
+                .init_containers
                 .iter()
+                .flatten()
+                .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            let mut ports = spec
+                .containers
+                .iter()
+                .chain(sidecars)
                 .flat_map(|container| container.ports.as_deref().unwrap_or_default());
             ports
                 .find(|known| {
@@ -271,57 +273,134 @@ fn target(pod: &Pod) -> Value {
     json!({"kind": "Pod", "name": meta.name, "namespace": meta.namespace, "uid": meta.uid})
 }
 
-/// Labels and owner of what belongs to a service.
-fn metadata(service: &Service, name: &str) -> Value {
+/// Labels of what belongs to a service.
+fn labels(service: &Service) -> BTreeMap<String, String> {
     let mut labels = common::labels(&service.metadata).clone();
     if service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
         labels.insert(HEADLESS.to_owned(), String::new());
     }
-    json!({
-        "name": name, "namespace": service.metadata.namespace, "labels": labels,
-        "ownerReferences": [common::controller_reference("v1", "Service", &service.metadata)],
-    })
+    labels
 }
 
-/// The slices of a service. Their names follow from their ports, so that the same endpoints always give the same slices.
-fn slices_for(service: &Service, pods: &[Pod]) -> Vec<Value> {
+/// Whether clients should be sent to endpoints of their own zone.
+fn prefers_close(service: &Service) -> bool {
+    let distribution = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.traffic_distribution.as_deref());
+    distribution == Some("PreferClose")
+}
+
+/// The slices of a service. Endpoints stay in the slice they are in, so that one that comes or goes changes one slice
+/// and none is missing from all for a moment while others are moved.
+fn slices_for(service: &Service, pods: &[Pod], zones: &BTreeMap<&str, &str>, there: &[Object]) -> Vec<Value> {
     let name = service.metadata.name.as_deref().unwrap_or_default();
-    let slice = |suffix: &str, ports: &[Value], endpoints: &[Endpoint<'_>]| {
-        let mut metadata = metadata(service, &format!("{name}-{}", template::short_hash(suffix, 5)));
-        metadata["labels"][SERVICE_LABEL] = name.into();
-        metadata["labels"][MANAGED_BY.0] = MANAGED_BY.1.into();
+    let entry = |endpoint: &Endpoint<'_>| {
+        let mut entry = json!({
+            "addresses": [endpoint.address],
+            "conditions": {
+                "ready": endpoint.ready, "serving": endpoint.serving, "terminating": endpoint.terminating,
+            },
+            "nodeName": common::node_name(endpoint.pod), "targetRef": target(endpoint.pod),
+        });
+        if let Some(hostname) = hostname(service, endpoint.pod) {
+            entry["hostname"] = hostname.into();
+        }
+        if let Some(zone) = common::node_name(endpoint.pod).and_then(|node| zones.get(node)) {
+            entry["zone"] = (*zone).into();
+            if endpoint.ready && prefers_close(service) {
+                entry["hints"] = json!({"forZones": [{"name": zone}]});
+            }
+        }
+        entry
+    };
+    let slice = |slice_name: &str, ports: &[Value], endpoints: &[Endpoint<'_>]| {
+        let owner = common::controller_reference("v1", "Service", &service.metadata);
         json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
-            "addressType": "IPv6", "ports": ports, "endpoints": endpoints.iter().map(|endpoint| json!({
-                "addresses": [endpoint.address],
-                "conditions": {
-                    "ready": endpoint.ready, "serving": endpoint.serving, "terminating": endpoint.terminating,
-                },
-                "nodeName": common::node_name(endpoint.pod), "targetRef": target(endpoint.pod),
-            })).collect::<Vec<_>>(),
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": apply::metadata(slice_name, name, MANAGED_BY, labels(service), &service.metadata, &owner),
+            "addressType": "IPv6", "ports": ports, "endpoints": endpoints.iter().map(entry).collect::<Vec<_>>(),
         })
     };
+    let named = |what: &str| format!("{name}-{}", template::short_hash(&format!("{name}/{what}"), 5));
     let groups = grouped(service, pods);
     if groups.is_empty() {
         // Says that somebody looked and found nothing.
-        return vec![slice(&format!("{name}/none"), &[], &[])];
+        return vec![slice(&named("none"), &[], &[])];
     }
-    groups
-        .iter()
-        .flat_map(|(text, (ports, endpoints))| {
-            endpoints
-                .chunks(SLICE_SIZE)
-                .enumerate()
-                .map(move |(index, chunk)| slice(&format!("{name}/{text}/{index}"), ports, chunk))
-        })
-        .collect()
+    let mut slices = Vec::new();
+    for (text, (ports, endpoints)) in groups {
+        for (slice_name, endpoints) in distribute(endpoints, &ports, there, |n| named(&format!("{text}/{n}")))
+        {
+            slices.push(slice(&slice_name, &ports, &endpoints));
+        }
+    }
+    slices
+}
+
+/// Deals endpoints out to the slices that have these ports, each to the one it is in already; then to those with room,
+/// then to new ones, whose names follow from their number.
+fn distribute<'a>(
+    endpoints: Vec<Endpoint<'a>>,
+    ports: &[Value],
+    there: &[Object],
+    name: impl Fn(usize) -> String,
+) -> Vec<(String, Vec<Endpoint<'a>>)> {
+    let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
+    let mut homes: HashMap<String, usize> = HashMap::new();
+    let mut slices: Vec<(String, Vec<Endpoint<'a>>)> = Vec::new();
+    for slice in there.iter().filter(|slice| list(&slice["ports"]) == ports) {
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            if let Some(uid) = endpoint["targetRef"]["uid"].as_str() {
+                homes.insert(uid.to_owned(), slices.len());
+            }
+        }
+        slices.push((common::key_of(slice).name, Vec::new()));
+    }
+    let mut homeless = Vec::new();
+    for endpoint in endpoints {
+        let uid = endpoint.pod.metadata.uid.as_deref().unwrap_or_default();
+        match homes.get(uid).and_then(|home| slices.get_mut(*home)) {
+            Some((_, slice)) if slice.len() < SLICE_SIZE => slice.push(endpoint),
+            _ => homeless.push(endpoint),
+        }
+    }
+    let mut homeless = homeless.into_iter().peekable();
+    for (_, slice) in slices.iter_mut().filter(|(_, slice)| !slice.is_empty()) {
+        slice.extend(homeless.by_ref().take(SLICE_SIZE - slice.len()));
+    }
+    slices.retain(|(_, slice)| !slice.is_empty());
+    let mut number = 0;
+    while homeless.peek().is_some() {
+        let fresh = name(number);
+        number += 1;
+        if slices.iter().all(|(taken, _)| *taken != fresh) {
+            slices.push((fresh, homeless.by_ref().take(SLICE_SIZE).collect()));
+        }
+    }
+    slices
 }
 
 /// The Endpoints object of a service.
 fn endpoints_for(service: &Service, pods: &[Pod]) -> Value {
-    let address = |endpoint: &&Endpoint<'_>| json!({"ip": endpoint.address, "nodeName": common::node_name(endpoint.pod), "targetRef": target(endpoint.pod)});
+    let address = |endpoint: &&Endpoint<'_>| {
+        let mut entry = json!({
+            "ip": endpoint.address, "nodeName": common::node_name(endpoint.pod), "targetRef": target(endpoint.pod),
+        });
+        if let Some(hostname) = hostname(service, endpoint.pod) {
+            entry["hostname"] = hostname.into();
+        }
+        entry
+    };
+    let has_ports = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ports.as_ref())
+        .is_some_and(|ports| !ports.is_empty());
     let subsets: Vec<Value> = grouped(service, pods)
         .into_values()
+        // A pod that knows none of the ports is no endpoint; a headless service may have no ports at all.
+        .filter(|(ports, _)| !ports.is_empty() || !has_ports)
         .filter_map(|(ports, endpoints)| {
             let ports: Vec<Value> = ports
                 .into_iter()
@@ -361,20 +440,19 @@ fn endpoints_for(service: &Service, pods: &[Pod]) -> Value {
             (subset.get("addresses").is_some() || subset.get("notReadyAddresses").is_some()).then_some(subset)
         })
         .collect();
-    let name = service.metadata.name.as_deref().unwrap_or_default();
-    let mut metadata = metadata(service, name);
-    metadata["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();
-    json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets})
+    let mut labels = labels(service);
+    labels.insert(
+        "endpoints.kubernetes.io/managed-by".to_owned(),
+        "endpoint-controller".to_owned(),
+    );
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints", "subsets": subsets,
+        "metadata": {"name": service.metadata.name, "namespace": service.metadata.namespace, "labels": labels},
+    })
 }
 
 fn nonempty(list: &Value) -> Option<&Value> {
     Some(list).filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
-}
-
-fn says_the_same(known: &Value, wanted: &Value) -> bool {
-    nonempty(&known["endpoints"]) == nonempty(&wanted["endpoints"])
-        && nonempty(&known["ports"]) == nonempty(&wanted["ports"])
-        && known["metadata"]["labels"] == wanted["metadata"]["labels"]
 }
 
 #[cfg(test)]

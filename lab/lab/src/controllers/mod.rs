@@ -57,6 +57,7 @@ pub(crate) fn start(client: &Client, config: &Config, stop: &CancellationToken, 
     run.start(deployment::Deployments::new(manager()));
     run.start(replicaset::ReplicaSets::new(manager()));
     run.start(endpointslice::EndpointSlices::new(manager()));
+    run.start(endpointslice::Mirroring::new(manager()));
     run.start(namespace::Namespaces::new(manager()));
     run.start(pod_gc::PodGc::new(manager()));
     tasks.spawn(gc::run(manager(), stop.clone()));

@@ -507,3 +507,44 @@ async fn services_know_their_pods_and_namespaces_empty_themselves() {
         .await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_made_by_hand_are_mirrored_and_go_with_their_service() {
+    let cluster = Cluster::new().await;
+    let slices = Resource::new("discovery.k8s.io", "v1", "endpointslices");
+    let (services, endpoints) = (Resource::core("services"), Resource::core("endpoints"));
+    cluster
+        .create(
+            &services,
+            json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 80}]}}),
+        )
+        .await;
+    cluster
+        .create(
+            &endpoints,
+            json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "2001:db8::1"}], "ports": [{"port": 81}]}]}),
+        )
+        .await;
+    let addresses = async || {
+        let slices = cluster.list(&slices, "kubernetes.io/service-name=db").await;
+        slices
+            .iter()
+            .flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default())
+            .map(|endpoint| endpoint["addresses"][0].clone())
+            .collect::<Vec<_>>()
+    };
+    cluster.eventually(vec![json!("2001:db8::1")], addresses).await;
+    // A service that selects has its endpoints found; those by hand are no longer repeated.
+    let patch = json!({"spec": {"selector": {"app": "db"}}});
+    cluster
+        .client
+        .patch(&services, Some("default"), "db", Patch::Merge, patch)
+        .await
+        .unwrap();
+    cluster.eventually(Vec::new(), addresses).await;
+    cluster.delete(&services, "db", "Background").await;
+    cluster
+        .eventually(Value::Null, async || cluster.get(&endpoints, "db").await)
+        .await;
+    cluster.end().await;
+}

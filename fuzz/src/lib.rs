@@ -5,15 +5,22 @@
 //! What is private to its room is reached through that room's `fuzz` module.
 #![forbid(unsafe_code)]
 
+mod cli;
 mod control;
 mod streams;
 
+pub use cli::{seta_set, seta_values};
 pub use control::{api_body, cni_request, loader_event, model_config, model_labels, model_state};
 pub use lab_apiserver::fuzz::{
-    body as apiserver_body, kubeconfig as apiserver_kubeconfig, patch as apiserver_patch,
-    path as apiserver_path, selector as apiserver_selector,
+    body as apiserver_body, definition as apiserver_definition, kubeconfig as apiserver_kubeconfig,
+    managed as apiserver_managed, patch as apiserver_patch, path as apiserver_path,
+    selector as apiserver_selector,
 };
-pub use lab_kubelet::fuzz::{log as kubelet_log, proc as kubelet_proc, text as kubelet_text};
+pub use lab_kubelet::fuzz::{
+    cni as kubelet_cni, log as kubelet_log, proc as kubelet_proc, runtime as kubelet_runtime,
+    text as kubelet_text,
+};
+pub use lab_streams::fuzz::resize as streams_resize;
 pub use sim::fuzz::{packet, stages};
 pub use streams::{streams_handshake, streams_headers, streams_message, streams_spdy};
 
@@ -28,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("streams_headers", streams_headers),
     ("streams_message", streams_message),
     ("streams_handshake", streams_handshake),
+    ("streams_resize", streams_resize),
     ("loader_event", loader_event),
     ("cni_request", cni_request),
     ("api_body", api_body),
@@ -36,10 +44,16 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("model_state", model_state),
     ("apiserver_body", apiserver_body),
     ("apiserver_patch", apiserver_patch),
+    ("apiserver_managed", apiserver_managed),
+    ("apiserver_definition", apiserver_definition),
     ("apiserver_selector", apiserver_selector),
     ("apiserver_path", apiserver_path),
     ("apiserver_kubeconfig", apiserver_kubeconfig),
     ("kubelet_log", kubelet_log),
     ("kubelet_text", kubelet_text),
     ("kubelet_proc", kubelet_proc),
+    ("kubelet_cni", kubelet_cni),
+    ("kubelet_runtime", kubelet_runtime),
+    ("seta_set", seta_set),
+    ("seta_values", seta_values),
 ];

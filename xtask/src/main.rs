@@ -2,6 +2,7 @@
 
 mod demo;
 mod dist;
+mod fuzz;
 mod layers;
 mod run;
 mod setup;
@@ -32,6 +33,8 @@ enum Task {
     Demo(demo::Args),
     /// Build the static release binary.
     Dist,
+    /// Run the fuzz targets under libFuzzer; exit code 1 on a finding.
+    Fuzz(fuzz::Args),
     /// Measure, and print the performance table.
     Bench(BenchArgs),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Dist => dist::run(),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench(&args.rest),
     };
     match result {

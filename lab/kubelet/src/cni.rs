@@ -109,7 +109,8 @@ fn is_conf(path: &Path) -> bool {
         .is_some_and(|extension| extension == "conflist" || extension == "conf" || extension == "json")
 }
 
-fn parse(text: &[u8]) -> Result<Network, &'static str> {
+/// The network in the text of a configuration file.
+pub(crate) fn parse(text: &[u8]) -> Result<Network, &'static str> {
     let mut conf: Map<String, Value> = serde_json::from_slice(text).map_err(|_| "not a JSON object")?;
     let text =
         |conf: &Map<String, Value>, key: &str| conf.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -356,7 +357,8 @@ fn environment(
     env
 }
 
-fn error_message(stdout: &[u8], stderr: &[u8]) -> (Option<u32>, String) {
+/// Code and text of a plugin that failed, from what it printed.
+pub(crate) fn error_message(stdout: &[u8], stderr: &[u8]) -> (Option<u32>, String) {
     #[derive(Deserialize)]
     struct PluginError {
         #[serde(default)]

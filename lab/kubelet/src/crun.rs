@@ -36,12 +36,16 @@ pub(crate) fn command(root: &Path, log: &Path) -> Command {
 
 /// The last message in a log of crun.
 pub(crate) fn last_error(log: &Path) -> Option<String> {
+    last_error_in(&std::fs::read_to_string(log).ok()?)
+}
+
+/// The same in the text of a log: one JSON object a line.
+pub(crate) fn last_error_in(text: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {
         level: String,
         msg: String,
     }
-    let text = std::fs::read_to_string(log).ok()?;
     let lines = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Line>(line).ok());
@@ -75,9 +79,13 @@ pub(crate) fn list(root: &Path) -> Result<Vec<Listed>, RuntimeError> {
             String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         ));
     }
-    // `null` when there are none.
+    parse_list(&output.stdout)
+}
+
+/// What `crun list --format json` printed: `null` when there are none.
+pub(crate) fn parse_list(output: &[u8]) -> Result<Vec<Listed>, RuntimeError> {
     let list: Option<Vec<Listed>> =
-        serde_json::from_slice(&output.stdout).map_err(|error| RuntimeError::Failed(error.to_string()))?;
+        serde_json::from_slice(output).map_err(|error| RuntimeError::Failed(error.to_string()))?;
     Ok(list.unwrap_or_default())
 }
 

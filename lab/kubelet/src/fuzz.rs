@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::env::Env;
-use crate::{catalogue, downward, logs, mounts};
+use crate::{catalogue, cni, crun, downward, logs, mounts};
 
 /// A log file in the CRI format; the first byte chooses what is asked of it.
 pub fn log(data: &[u8]) {
@@ -47,4 +47,43 @@ pub fn proc(data: &[u8]) {
         mounts::points(data).count() <= data.len() + 1,
         "more mounts than lines"
     );
+}
+
+/// What the administrator of the network and its plugins write; the first byte says which: a configuration, the result
+/// of an attachment, or what a plugin printed before it failed.
+pub fn cni(data: &[u8]) {
+    let Some((kind, text)) = data.split_first() else {
+        return;
+    };
+    match kind {
+        b'c' => {
+            if let Ok(network) = cni::parse(text) {
+                assert!(!network.name.is_empty(), "a network without a name");
+                // The sandbox's state keeps the network over a restart of the kubelet.
+                let again = serde_json::to_vec(&network)
+                    .ok()
+                    .and_then(|text| serde_json::from_slice(&text).ok());
+                assert_eq!(again, Some(network), "read back differently");
+            }
+        }
+        b'r' => {
+            if let Ok(result) = serde_json::from_slice(text) {
+                let _ = cni::addresses(&result);
+            }
+        }
+        _ => {
+            let _ = cni::error_message(text, text);
+        }
+    }
+}
+
+/// What the OCI runtime prints: its list of containers, or its log.
+pub fn runtime(data: &[u8]) {
+    if let Ok(list) = crun::parse_list(data) {
+        assert!(list.len() <= data.len(), "more containers than bytes");
+    }
+    let text = String::from_utf8_lossy(data);
+    if let Some(error) = crun::last_error_in(&text) {
+        assert!(error.len() <= text.len(), "an error that nobody wrote");
+    }
 }

@@ -6,6 +6,8 @@
 
 pub mod channel;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handshake;
 mod remote;
 pub mod spdy;

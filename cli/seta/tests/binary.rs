@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 const SETA: &str = env!("CARGO_BIN_EXE_seta");
 
@@ -191,4 +191,42 @@ fn other_names_are_other_programs() {
         "{}",
         text(&output.stdout)
     );
+}
+
+#[test]
+fn an_agent_that_is_not_there_is_told_once() {
+    for (arguments, stdout) in [
+        (vec!["dbg", "status", "-H", "/nonexistent/sock"], ""),
+        (
+            vec!["dbg", "status", "--brief", "-H", "/nonexistent/sock"],
+            "cilium: daemon unreachable\n",
+        ),
+        (vec!["dbg", "endpoint", "list", "-H", "/nonexistent/sock"], ""),
+    ] {
+        let Output {
+            status,
+            stdout: out,
+            stderr,
+        } = seta(&arguments);
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
+        assert_eq!(text(&out), stdout, "{arguments:?}");
+        assert_eq!(
+            text(&stderr),
+            "\nError: the agent does not answer on /nonexistent/sock: No such file or directory (os error 2)\n",
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = command(Path::new(SETA))
+        .args(["dbg", "version", "-H", "/nonexistent/sock"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("seta runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }

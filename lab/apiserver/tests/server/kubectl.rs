@@ -259,3 +259,67 @@ async fn every_kubectl_feels_at_home() {
         server.handle.shutdown().await;
     }
 }
+
+/// What `kubectl` says of Services, from `expose` to a change of type.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kubectl_exposes_and_describes_services() {
+    for binary in binaries() {
+        let server = start().await;
+        let k = Kubectl {
+            binary: &binary,
+            config: server.kubeconfig(),
+            cache: server.directory.path().join("cache"),
+        };
+        k.good("apply -f -", MANIFEST, "created").await;
+        k.good(
+            "expose po client --type=ClusterIP --port=80 --labels app=client",
+            "",
+            "exposed",
+        )
+        .await;
+        k.good(
+            "expose deployment web --port=80 --target-port=8080",
+            "",
+            "exposed",
+        )
+        .await;
+        let (_, shown) = k.run("describe svc client", "").await;
+        let lines: Vec<String> = shown
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        for wanted in [
+            "Name: client",
+            "Namespace: default",
+            "Labels: app=client",
+            "Annotations: <none>",
+            "Selector: app=client",
+            "Type: ClusterIP",
+            "IP Family Policy: SingleStack",
+            "IP Families: IPv6",
+            "Port: <unset> 80/TCP",
+            "TargetPort: 80/TCP",
+            "Session Affinity: None",
+            "Events: <none>",
+        ] {
+            assert!(
+                lines.iter().any(|line| line == wanted),
+                "{}: {wanted:?} is not in {shown}",
+                binary.display()
+            );
+        }
+        k.good("get svc web", "", "80/TCP").await;
+        k.good(r#"patch svc web -p {"spec":{"type":"NodePort"}}"#, "", "patched")
+            .await;
+        k.good("get svc web", "", "80:3").await;
+        k.good(r#"patch svc web -p {"spec":{"type":"ClusterIP"}}"#, "", "patched")
+            .await;
+        k.bad(
+            r#"patch svc web -p {"spec":{"clusterIP":"fd00:10:96::9"}}"#,
+            "",
+            "may not change once set",
+        )
+        .await;
+        server.handle.shutdown().await;
+    }
+}

@@ -1,3 +1,5 @@
+#![expect(clippy::needless_pass_by_value, reason = "`json!` as an argument reads best")]
+
 use proptest::prelude::*;
 
 use super::*;

@@ -86,12 +86,15 @@ pub enum AllocateError {
     },
     /// Every address is in use or resting.
     #[error(
-        "no {family} address is left: {used} of {capacity} are in use, {resting} were released less than \
-             {cool_down_secs} s ago"
+        "no {family} address is left in {}: {used} of {capacity} are in use, {resting} were released less than \
+             {cool_down_secs} s ago",
+        list(blocks)
     )]
     Full {
         /// The family asked for.
         family: Family,
+        /// All blocks of that family.
+        blocks: Vec<IpNet>,
         /// Addresses that have an owner.
         used: u32,
         /// Addresses that were released a moment ago.
@@ -444,6 +447,7 @@ impl Ipam {
         }
         AllocateError::Full {
             family,
+            blocks: self.blocks_of_family(family).map(|block| block.net).collect(),
             used,
             resting,
             capacity,
@@ -460,6 +464,11 @@ fn rested(since: Duration, now: Duration, cool_down: Duration) -> bool {
         // Released "in the future": the clock was set back. By more than the cool-down the time says nothing.
         None => since.saturating_sub(now) > cool_down,
     }
+}
+
+fn list(blocks: &[IpNet]) -> String {
+    let texts: Vec<String> = blocks.iter().map(IpNet::to_string).collect();
+    texts.join(", ")
 }
 
 fn count<'a>(addrs: impl Iterator<Item = &'a IpAddr>, block: &Block) -> u32 {

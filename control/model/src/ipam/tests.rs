@@ -72,6 +72,7 @@ fn first_and_last_are_never_handed_out() {
             ipam.allocate(family, owner(9), 3, at(1)),
             Err(AllocateError::Full {
                 family,
+                blocks: vec![block],
                 used: 6,
                 resting: 0,
                 capacity: 6,
@@ -105,6 +106,7 @@ fn released_addresses_rest() {
     );
     let full = AllocateError::Full {
         family: Family::V6,
+        blocks: vec!["fd00::/126".parse().unwrap()],
         used: 1,
         resting: 1,
         capacity: 2,

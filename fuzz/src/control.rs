@@ -87,7 +87,7 @@ pub fn model_config(data: &[u8]) {
                 let sizes = config.map_sizes(memory);
                 assert!(sizes.ct_tcp > 0 && sizes.ct_any > 0, "a table without room");
             }
-            let _ = config.datapath(&[], 1);
+            let _ = config.datapath(&[], 1, 1);
         }
         Err(problems) => assert!(!problems.0.is_empty(), "refused without a reason"),
     }

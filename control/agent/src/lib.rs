@@ -84,6 +84,10 @@ pub struct Args {
     /// Mount point of bpffs
     #[arg(long, default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+    /// Root of the node's cgroup v2 hierarchy, or of a hybrid one with it in `unified`: services are translated at the
+    /// sockets of all processes below
+    #[arg(long, default_value = "/run/cilium/cgroupv2")]
+    pub cgroup_root: PathBuf,
     /// Where to copy the CNI plugin; left out when the directory does not exist
     #[arg(long, default_value = "/host/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
@@ -190,6 +194,7 @@ mod tests {
             state_dir: path("state"),
             socket: path("socket"),
             bpffs: path("bpf"),
+            cgroup_root: path("cgroup"),
             cni_bin_dir: path("bin"),
             procfs: path("proc"),
             alone: Vec::new(),

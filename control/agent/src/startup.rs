@@ -123,6 +123,7 @@ pub(crate) async fn start(
         known: Mutex::default(),
     });
     reconciler.seed().await.context("writing the tables")?;
+    sockets(&datapath, &config, &args.cgroup_root)?;
     let (pruned, moved) = (datapath.prune()?, datapath.settle()?);
     tracing::debug!(pruned, moved, "programs attached");
 
@@ -293,7 +294,9 @@ async fn open(
         ct_any: connections.ct_any,
         ..MapSizes::default()
     };
-    let constants = config.datapath(store.routers(), host_ifindex);
+    let node_namespace =
+        loader::network_namespace().context("asking for the cookie of the network namespace")?;
+    let constants = config.datapath(store.routers(), host_ifindex, node_namespace);
     let options = Options {
         root: bpffs.to_owned(),
         config: constants,
@@ -307,6 +310,24 @@ async fn open(
         tracing::warn!(map = news.name, reason = ?news.reason, copied = news.copied, left = news.left, "map made anew");
     }
     Ok(datapath)
+}
+
+/// Has services translated at the sockets of the node, or no longer.
+fn sockets(datapath: &Datapath, config: &AgentConfig, cgroup_root: &Path) -> anyhow::Result<()> {
+    if !config.kube_proxy_replacement {
+        let detached = datapath.detach_sockets()?;
+        if detached > 0 {
+            tracing::info!("services are no longer translated");
+        }
+        return Ok(());
+    }
+    // Where a machine still has version 1 too, this is the place of version 2.
+    let hybrid = cgroup_root.join("unified");
+    let root = if hybrid.is_dir() { &hybrid } else { cgroup_root };
+    datapath
+        .attach_sockets(root)
+        .context("kube-proxy-replacement: true needs the node's cgroup v2 root at --cgroup-root")?;
+    Ok(())
 }
 
 /// Does a step until it is done. Whoever asks for the status sees why it is not.

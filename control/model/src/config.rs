@@ -189,9 +189,10 @@ impl AgentConfig {
         }
     }
 
-    /// Load-time constants of the datapath, once the router's addresses and `cilium_host` are known.
+    /// Load-time constants of the datapath, once the router's addresses, `cilium_host` and the cookie of the node's
+    /// network namespace are known.
     #[must_use]
-    pub fn datapath(&self, routers: &[IpAddr], host_ifindex: u32) -> abi::Config {
+    pub fn datapath(&self, routers: &[IpAddr], host_ifindex: u32, node_namespace: u64) -> abi::Config {
         let router = |family| {
             let found = routers.iter().copied().find(|addr| Family::of(*addr) == family);
             found.map_or(abi::Addr::UNSPECIFIED, crate::addr::to_abi)
@@ -204,6 +205,15 @@ impl AgentConfig {
             ct_syn: nanos(self.ct_timeouts.syn),
             ct_close: nanos(self.ct_timeouts.close),
             ct_any: nanos(self.ct_timeouts.any),
+            node_namespace,
+            native_v6: self
+                .ipv6_native_routing_cidr
+                .map_or(abi::Addr::UNSPECIFIED, |cidr| {
+                    crate::addr::to_abi(cidr.network().into())
+                }),
+            native_v6_bits: self.ipv6_native_routing_cidr.map_or(0, |cidr| cidr.prefix_len()),
+            services: u8::from(self.kube_proxy_replacement),
+            masquerade_v6: u8::from(self.bpf_masquerade && self.ipv6_masquerade),
             host_ifindex,
             host_routing: u8::from(!self.host_legacy_routing),
             monitor_aggregation: self.monitor_aggregation as u8,

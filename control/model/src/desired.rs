@@ -111,6 +111,10 @@ fn ipcache<'a>(
         flags: 0,
         node,
     };
+    let node_peer = |identity: Identity| Peer {
+        flags: Peer::NODE,
+        ..peer(identity, Addr::UNSPECIFIED)
+    };
     let own: Vec<IpAddr> = local.addresses.iter().chain(&local.routers).copied().collect();
     let mut cache = BTreeMap::new();
 
@@ -134,7 +138,7 @@ fn ipcache<'a>(
             .map(|(_, addr)| *addr)
             .collect();
         for addr in usable(&addresses, local) {
-            cache.insert(to_abi(addr), peer(Identity::REMOTE_NODE, Addr::UNSPECIFIED));
+            cache.insert(to_abi(addr), node_peer(Identity::REMOTE_NODE));
         }
         let node_ip = |addr| node.node_ip(Family::of(addr)).map_or(Addr::UNSPECIFIED, to_abi);
         for addr in usable(&node.health_ips, local) {
@@ -142,7 +146,7 @@ fn ipcache<'a>(
         }
     }
     for addr in usable(&own, local) {
-        cache.insert(to_abi(addr), peer(Identity::HOST, Addr::UNSPECIFIED));
+        cache.insert(to_abi(addr), node_peer(Identity::HOST));
     }
     for endpoint in endpoints.filter(|endpoint| is_served(endpoint)) {
         for addr in usable(&endpoint.addresses, local) {

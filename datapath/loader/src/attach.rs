@@ -223,20 +223,14 @@ impl Programs {
         direction: Direction,
     ) -> Result<bool, AttachError> {
         let link = pinned_link(&self.pins.link(program, ifindex))?;
-        Ok(link.is_some_and(|(_, link)| {
-            link.ifindex == ifindex && link.attach_type == attach_type(direction)
-        }))
+        Ok(link
+            .is_some_and(|(_, link)| link.ifindex == ifindex && link.attach_type == attach_type(direction)))
     }
 
     /// Puts a program on a device as a filter of a clsact qdisc, which the kernel does without waiting, unlike for a
     /// link. The filter belongs to the device, and what a link decides goes before it. There is never more than one:
     /// it always has the same priority and handle, and the kernel exchanges its program between two packets.
-    fn filter(
-        &self,
-        program: &'static str,
-        ifindex: u32,
-        direction: Direction,
-    ) -> Result<(), AttachError> {
+    fn filter(&self, program: &'static str, ifindex: u32, direction: Direction) -> Result<(), AttachError> {
         let name = device_name(ifindex)?;
         // It may be there: of a first try, or of the other direction. Without it the filter is refused.
         let _ = qdisc_add_clsact(&name);

@@ -48,6 +48,7 @@ pub use prefix::PrefixTable;
 pub use services::ServiceTables;
 pub use sizing::{DYNAMIC_SIZE_RATIO, MapSizes, total_memory};
 pub use sockets::{SocketAttachment, SocketError};
+pub use sys::network_namespace;
 pub use table::{Batches, Layout, Table, TableError};
 
 /// The reason that the library below gives for an error.

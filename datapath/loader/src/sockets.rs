@@ -16,6 +16,8 @@ use aya::programs::{
     ProgramError, ProgramInfo,
 };
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+
 use crate::Cause;
 use crate::attach::Attached;
 use crate::pins::{PinError, Pins, remove_file};
@@ -184,6 +186,10 @@ impl Sockets {
             source,
         };
         let directory = File::open(cgroup).map_err(not_a_cgroup)?;
+        let system = fstatfs(&directory).map_err(|errno| not_a_cgroup(errno.into()))?;
+        if system.filesystem_type() != CGROUP2_SUPER_MAGIC {
+            return Err(not_a_cgroup(io::ErrorKind::InvalidInput.into()));
+        }
         let number = directory.metadata().map_err(not_a_cgroup)?.ino();
         let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outcome = Attached::Kept;

@@ -24,6 +24,35 @@ const LINK_TYPE_TCX: u32 = 11;
 pub(crate) const TCX_INGRESS: u32 = 46;
 pub(crate) const TCX_EGRESS: u32 = 47;
 
+/// `SO_NETNS_COOKIE`, Linux 5.14.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Cookie of this thread's network namespace, as programs see it.
+///
+/// # Errors
+/// When the kernel has no cookies, or no memory.
+pub fn network_namespace() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv6Addr::LOCALHOST, 0))
+        .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)))?;
+    let mut cookie = 0u64;
+    let mut size = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the socket is open, and the option is a 64-bit number, for which there is room.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if failed == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Calls bpf(2).
 ///
 /// # Safety

@@ -67,13 +67,14 @@ fn nothing_configured() {
     assert_eq!(config.prometheus, None);
     assert_eq!(config.ct_timeouts.tcp, Duration::from_secs(8000));
     let expected = abi::Config {
+        node_namespace: 77,
         host_ifindex: 4,
         router_v6: abi::Addr([1; 16]),
         ..abi::Config::default()
     };
     let router = crate::addr::from_abi(abi::Addr([1; 16]));
     assert_eq!(
-        config.datapath(&[router], 4),
+        config.datapath(&[router], 4, 77),
         expected,
         "the datapath's defaults are the same"
     );

@@ -103,11 +103,15 @@ fn a_cluster_of_two_nodes() {
         node,
     };
     let here = Addr::UNSPECIFIED;
+    let node = |identity| Peer {
+        flags: Peer::NODE,
+        ..peer(identity, here)
+    };
     let ipcache = BTreeMap::from([
-        (addr("fc00:f853:ccd:e793::2"), peer(1, here)),
-        (addr("fd00:10:244::1234"), peer(1, here)),
-        (addr("fc00:f853:ccd:e793::3"), peer(6, here)),
-        (addr("fd00:10:244:1::99"), peer(6, here)),
+        (addr("fc00:f853:ccd:e793::2"), node(1)),
+        (addr("fd00:10:244::1234"), node(1)),
+        (addr("fc00:f853:ccd:e793::3"), node(6)),
+        (addr("fd00:10:244:1::99"), node(6)),
         (addr("fd00:10:244::6321"), peer(300, here)),
         (
             addr("fd00:10:244:1::7c58"),

@@ -16,6 +16,7 @@ pub use lab_apiserver::fuzz::{
     managed as apiserver_managed, patch as apiserver_patch, path as apiserver_path,
     selector as apiserver_selector,
 };
+pub use lab_dns::fuzz::{corefile as dns_corefile, query as dns_query};
 pub use lab_kubelet::fuzz::{
     cni as kubelet_cni, log as kubelet_log, proc as kubelet_proc, runtime as kubelet_runtime,
     text as kubelet_text,
@@ -49,6 +50,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("apiserver_selector", apiserver_selector),
     ("apiserver_path", apiserver_path),
     ("apiserver_kubeconfig", apiserver_kubeconfig),
+    ("dns_query", dns_query),
+    ("dns_corefile", dns_corefile),
     ("kubelet_log", kubelet_log),
     ("kubelet_text", kubelet_text),
     ("kubelet_proc", kubelet_proc),

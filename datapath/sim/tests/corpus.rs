@@ -1,37 +1,14 @@
-//! The committed corpora of `fuzz/`, replayed; and how they are made from the rows.
+//! How the seeds of `fuzz/corpus/packet` and `fuzz/corpus/stages` are made from the rows. `fuzz/tests` replays them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::path::{Path, PathBuf};
 
-use seta_sim::{Program, fuzz, rows};
+use seta_sim::{Program, rows};
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../fuzz/corpus")
         .join(target)
-}
-
-fn replay(target: &str, run: impl Fn(&[u8])) {
-    let mut files: Vec<_> = std::fs::read_dir(corpus(target))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
-    assert!(files.len() >= 20, "only {} inputs for {target}", files.len());
-    for file in files {
-        println!("{}", file.display());
-        run(&std::fs::read(file).unwrap());
-    }
-}
-
-#[test]
-fn packet_corpus_is_replayed() {
-    replay("packet", fuzz::packet);
-}
-
-#[test]
-fn stages_corpus_is_replayed() {
-    replay("stages", fuzz::stages);
 }
 
 /// Seeds: the frames of all rows. Run once with `--ignored` when rows are added.

@@ -145,7 +145,7 @@ mod tests {
     const CLUSTER: &str = "search ns.svc.c svc.c c example.com\nnameserver fd00:10:96::a\noptions ndots:5\n";
     const OF_NODE: &str = "search example.com\nnameserver 2001:db8::53\noptions rotate\n";
 
-    fn written(spec: Value, dns: &[&str]) -> String {
+    fn written(spec: &Value, dns: &[&str]) -> String {
         let mut all = json!({"containers": []});
         all.as_object_mut()
             .unwrap()
@@ -173,7 +173,7 @@ mod tests {
             (json!({}), &[], OF_NODE),
         ];
         for (spec, dns, expected) in rows {
-            assert_eq!(written(spec.clone(), dns), expected, "{spec}");
+            assert_eq!(written(&spec, dns), expected, "{spec}");
         }
     }
 
@@ -185,13 +185,13 @@ mod tests {
             "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}, {"name": ""}],
         });
         assert_eq!(
-            written(json!({"dnsConfig": config}), &["fd00:10:96::a"]),
+            written(&json!({"dnsConfig": config}), &["fd00:10:96::a"]),
             "search ns.svc.c svc.c c example.com more.example.com\nnameserver fd00:10:96::a\n\
              nameserver 2001:db8::1\nnameserver 2001:db8::2\noptions ndots:2 edns0\n"
         );
         assert_eq!(
             written(
-                json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["2001:db8::1"]}}),
+                &json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["2001:db8::1"]}}),
                 &[]
             ),
             "nameserver 2001:db8::1\n"
@@ -202,12 +202,15 @@ mod tests {
     fn too_much_is_left_out() {
         let searches: Vec<String> = (0..40).map(|number| format!("d{number}.example.com")).collect();
         let text = written(
-            json!({"dnsPolicy": "None", "dnsConfig": {"searches": searches}}),
+            &json!({"dnsPolicy": "None", "dnsConfig": {"searches": searches}}),
             &[],
         );
         assert_eq!(text.split_whitespace().count(), 1 + MAX_SEARCHES);
         let long: Vec<String> = ('a'..='z').map(|letter| letter.to_string().repeat(200)).collect();
-        let text = written(json!({"dnsPolicy": "None", "dnsConfig": {"searches": long}}), &[]);
+        let text = written(
+            &json!({"dnsPolicy": "None", "dnsConfig": {"searches": long}}),
+            &[],
+        );
         assert_eq!(
             text.split_whitespace().count(),
             1 + 10,

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn of(spec: Value) -> Option<index::Service> {
+fn of(spec: &Value) -> Option<index::Service> {
     let object = serde_json::from_value(json!({"spec": spec})).unwrap();
     service(Key::new("ns", "web"), object)
 }
@@ -32,17 +32,13 @@ fn kinds_of_services() {
         (json!({"type": "ExternalName", "externalName": "bad..name"}), None),
     ];
     for (spec, expected) in rows {
-        assert_eq!(
-            of(spec.clone()).map(|service| service.backing),
-            expected,
-            "{spec}"
-        );
+        assert_eq!(of(&spec).map(|service| service.backing), expected, "{spec}");
     }
 }
 
 #[test]
 fn only_named_ports_count() {
-    let service = of(json!({"clusterIP": "None", "ports": [
+    let service = of(&json!({"clusterIP": "None", "ports": [
         {"port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "bad", "port": 70000},
     ]}))
     .unwrap();

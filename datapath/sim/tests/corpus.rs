@@ -1,5 +1,4 @@
 //! How the seeds of `fuzz/corpus/packet` and `fuzz/corpus/stages` are made from the rows. `fuzz/tests` replays them.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::path::{Path, PathBuf};
 

@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use seta_e2e::{client, server};
+use anyhow::{Context as _, Result, ensure};
+use seta_e2e::{client, server, walk::INSTALL};
 
 #[test]
 fn mistakes_are_named_and_nothing_is_half_applied() -> Result<()> {
@@ -42,6 +42,63 @@ fn mistakes_are_named_and_nothing_is_half_applied() -> Result<()> {
         output.text
     );
     Ok(())
+}
+
+/// Pods that a block of 16 addresses has room for: without the first and the last, and the router's.
+const ROOM: usize = 13;
+
+#[test]
+fn a_full_block_is_told_to_the_user_and_pods_follow_when_there_is_room() -> Result<()> {
+    let Some(lab) = common::lab("t-full")? else {
+        return Ok(());
+    };
+    lab.ok("seta lab up")?;
+    // A node that was given a small block. Blocks cannot be changed, so the Node is made anew; its kubelet may be
+    // faster and make it with a block of the usual size.
+    lab.until(
+        Duration::from_secs(30),
+        "kubectl get node kind-worker -o json | sed 's#fd00:10:244:1::/64#fd00:10:244:1::/124#' | kubectl replace --force -f - >/dev/null
+kubectl get node kind-worker -o jsonpath='{.spec.podCIDRs}'",
+        |output| output.text.contains("/124"),
+    )?;
+    // Its pods would take some of the addresses.
+    lab.ok("kubectl -n kube-system scale deployment coredns --replicas=0")?;
+    lab.ok(INSTALL)?;
+    lab.ok("seta status --wait")?;
+    let names: Vec<String> = (0..=ROOM).map(|number| format!("p{number}")).collect();
+    lab.apply(
+        &names
+            .iter()
+            .map(|name| client(name, "kind-worker"))
+            .collect::<String>(),
+    )?;
+    let running = "kubectl get pods --field-selector status.phase=Running -o name | wc -l";
+    lab.until(Duration::from_secs(60), running, |output| {
+        output.text.trim() == ROOM.to_string()
+    })?;
+    let waiting = lab.ok("kubectl get pods --field-selector status.phase=Pending -o name")?;
+    let waiting = waiting.trim();
+    let said = lab.until(
+        Duration::from_secs(30),
+        &format!("kubectl describe {waiting}"),
+        |output| output.text.contains("FailedCreatePodSandBox"),
+    )?;
+    for word in [
+        "no IPv6 address is left in fd00:10:244:1::/124",
+        "14 of 14 are in use",
+    ] {
+        ensure!(said.text.contains(word), "no word of `{word}`:\n{}", said.text);
+    }
+    let gone = names
+        .iter()
+        .find(|name| !waiting.ends_with(&format!("/{name}")))
+        .context("a pod that runs")?;
+    lab.ok(&format!("kubectl delete pod {gone} --timeout=30s"))?;
+    // The address rests for half a minute, and the kubelet takes its time between two attempts.
+    lab.ok(&format!(
+        "kubectl wait --for=condition=Ready {waiting} --timeout=110s"
+    ))
+    .map(drop)
 }
 
 /// A manifest, and what Kubernetes says about it, word for word.

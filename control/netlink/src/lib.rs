@@ -1,6 +1,6 @@
 //! Links, addresses, routes, neighbours and sysctls of network namespaces: observe and apply.
 //!
-//! The only crate that knows rtnetlink and netlink-packet-route. Its callers are the agent, the lab and the bench;
+//! The only crate that knows rtnetlink, netlink-packet-route and netlink-sys. Its callers are the agent, the lab and the bench;
 //! it imports none of our crates.
 //!
 //! A [`Netlink`] is a socket bound to one network namespace for good; [`Netlink::open_in`] opens it inside another
@@ -9,6 +9,7 @@
 //! [`Netlink::apply_routes`]; only routes of our own protocol number ([`PROTOCOL`]) are ever touched.
 
 mod address;
+mod datagram;
 mod error;
 mod filter;
 mod handle;
@@ -22,6 +23,7 @@ mod route;
 mod sysctl;
 
 pub use address::Address;
+pub use datagram::{DatagramError, close_datagram_sockets};
 pub use error::NetlinkError;
 pub use filter::{Filter, FilterDirection};
 pub use handle::{DEADLINE, Netlink};

@@ -11,7 +11,7 @@ use model::identity::Identity;
 use model::inputs::{self, AddressType, NamedPort, ObjectName};
 use model::labels::Labels;
 
-use crate::types;
+use crate::{service, types};
 
 /// Parses texts; a bad one is logged with the object it is from and left out.
 fn parse_all<'a, T: std::str::FromStr>(
@@ -101,6 +101,7 @@ pub(crate) fn pod(pod: &Pod) -> inputs::Pod {
         annotations: pod.annotations().clone(),
         service_account: spec.service_account_name.clone().unwrap_or_default(),
         named_ports: named_ports.collect(),
+        host_ports: service::host_ports(&name.to_string(), &spec),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         name,

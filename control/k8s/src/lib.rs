@@ -14,6 +14,7 @@ mod identity;
 mod lease;
 mod node;
 mod policy_crds;
+mod service;
 mod types;
 mod watch;
 

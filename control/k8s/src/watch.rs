@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use model::inputs::{self, ObjectName};
@@ -18,10 +19,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::client::Cluster;
-use crate::{convert, types};
+use crate::{convert, service, types};
 
 /// Events that may wait for the receiver.
 const QUEUE: usize = 1024;
+/// Objects of a page of a list: a slice can have a thousand endpoints, and a page is in memory as a whole.
+const SLICE_PAGE: u32 = 250;
 /// Pause after the first failure of a watch; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause after a failure.
@@ -42,10 +45,14 @@ pub enum Kind {
     CiliumEndpoint,
     /// All CiliumIdentities.
     CiliumIdentity,
+    /// Services with an address of their own.
+    Service,
+    /// Their endpoints.
+    EndpointSlice,
 }
 
 impl Kind {
-    /// All kinds.
+    /// What every agent follows.
     pub const ALL: [Self; 6] = [
         Self::Node,
         Self::Pod,
@@ -54,6 +61,8 @@ impl Kind {
         Self::CiliumEndpoint,
         Self::CiliumIdentity,
     ];
+    /// What an agent follows as well that translates services ([`Cluster::watch_services`]).
+    pub const SERVICES: [Self; 2] = [Self::Service, Self::EndpointSlice];
 
     /// Name in the API, such as `cilium/v2::CiliumNode` (the form that `cilium-dbg status` prints).
     #[must_use]
@@ -65,6 +74,8 @@ impl Kind {
             Self::CiliumNode => "cilium/v2::CiliumNode",
             Self::CiliumEndpoint => "cilium/v2::CiliumEndpoint",
             Self::CiliumIdentity => "cilium/v2::CiliumIdentity",
+            Self::Service => "core/v1::Service",
+            Self::EndpointSlice => "discovery/v1::EndpointSlice",
         }
     }
 }
@@ -102,6 +113,10 @@ pub enum Input {
     CiliumEndpoint(Change<inputs::CiliumEndpoint>),
     /// [`Kind::CiliumIdentity`].
     CiliumIdentity(Change<inputs::CiliumIdentity>),
+    /// [`Kind::Service`].
+    Service(Change<inputs::Service>),
+    /// [`Kind::EndpointSlice`].
+    EndpointSlice(Change<inputs::EndpointSlice>),
 }
 
 /// How a watch is.
@@ -201,6 +216,44 @@ impl Cluster {
             tasks,
         }
     }
+
+    /// Starts to watch services and their endpoints, apart from everything else: what changes often here does not
+    /// wait behind it. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn watch_services(&self) -> Watches {
+        let (events_tx, events) = mpsc::channel(QUEUE);
+        let (health_tx, health) =
+            watch::channel(Kind::SERVICES.map(|kind| (kind, WatchState::Starting)).into());
+        let feed = |kind| Feed {
+            kind,
+            events: events_tx.clone(),
+            health: health_tx.clone(),
+        };
+        let ours = || {
+            watcher::Config::default()
+                .labels(service::SELECTOR)
+                .page_size(SLICE_PAGE)
+        };
+        let mut tasks = JoinSet::new();
+        let objects = watcher(Api::<Service>::all(self.client.clone()), ours());
+        let interner = Mutex::new(service::Interner::default());
+        let convert = move |object: &Service| Some(service::service(object, &mut lock(&interner)));
+        tasks.spawn(feed(Kind::Service).run(objects, convert, Input::Service));
+        let objects = watcher(Api::<service::EndpointSlice>::all(self.client.clone()), ours());
+        let interner = Mutex::new(service::Interner::default());
+        let convert =
+            move |object: &service::EndpointSlice| service::endpoint_slice(object, &mut lock(&interner));
+        tasks.spawn(feed(Kind::EndpointSlice).run(objects, convert, Input::EndpointSlice));
+        Watches {
+            events,
+            health,
+            tasks,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What one watch task needs.

@@ -12,6 +12,13 @@ use crate::addr::Family;
 use crate::identity::Identity;
 use crate::labels::Labels;
 
+mod service;
+
+pub use service::{
+    Conditions, EndpointSlice, Forwarding, Hints, HostPort, ParseProtocolError, Protocol, Service, ServicePort,
+    ServiceType, SliceEndpoint, SlicePort,
+};
+
 /// A pod's or another namespaced object's full name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
@@ -102,6 +109,8 @@ pub struct Pod {
     pub service_account: String,
     /// Named container ports.
     pub named_ports: Vec<NamedPort>,
+    /// Container ports with a `hostPort`.
+    pub host_ports: Vec<HostPort>,
     /// It has run to its end (phase Succeeded or Failed): its addresses are no longer in use.
     pub finished: bool,
     /// A deletion timestamp is set.

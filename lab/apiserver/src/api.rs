@@ -18,6 +18,7 @@ use crate::status::Status;
 use crate::store::{Key, Store};
 use crate::token::Tokens;
 
+mod apply;
 mod delete;
 mod list;
 mod subresource;

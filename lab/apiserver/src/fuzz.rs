@@ -193,11 +193,13 @@ pub fn managed(data: &[u8]) {
     let mut lines = lines.into_iter().filter_map(decoded);
     let Some(mut object) = lines.next() else { return };
     for (manager, config) in ["one", "two"].into_iter().cycle().zip(lines) {
-        let applied = managed::Applied { manager, config };
+        let writer = managed::Writer { manager, subresource: "" };
+        // Without force it may be refused, and says so.
+        let _ = managed::apply(kind, &object, &config, writer, false);
         let apply = |before: Value| {
-            let mut after = managed::merge(kind, before.clone(), &applied);
+            let (mut after, owners) = managed::apply(kind, &before, &config, writer, true).ok()?;
             schema::decode(types, &mut after).ok()?;
-            managed::record(kind, &mut after, Some(&before), "", Some(&applied));
+            owners.write(&mut after);
             Some(after)
         };
         let Some(once) = apply(object) else { return };

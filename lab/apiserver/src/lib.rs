@@ -11,8 +11,7 @@
 //! `schema/numbers.txt` their protobuf numbers, `schema` the merge keys. A custom resource definition adds a row at
 //! run time (`crd`).
 //!
-//! Known limits: authorisation admits every authenticated user (`auth`); server-side apply does not detect
-//! conflicts (`patch`); nothing is kept on disk except keys (`pki`); no admission or conversion webhooks, no CEL;
+//! Known limits: authorisation admits every authenticated user (`auth`); nothing is kept on disk except keys (`pki`); no admission or conversion webhooks, no CEL;
 //! pages of a list are not one snapshot (but a watch from any page misses nothing).
 
 #![forbid(unsafe_code)]

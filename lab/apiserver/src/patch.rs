@@ -1,7 +1,6 @@
 //! The four ways to change a part of an object.
 //!
-//! Server-side apply ([`managed`]) merges by the field table and records who applied what, so that fields dropped
-//! from a configuration are removed; it does not yet refuse changes to fields that another manager owns.
+//! Server-side apply is a way of its own ([`managed`]): it knows who set which field.
 
 use serde_json::Value;
 
@@ -9,7 +8,9 @@ use crate::api::PatchKind;
 use crate::schema::TypeDef;
 use crate::status::Status;
 
+mod fields;
 pub(crate) mod managed;
+mod shape;
 mod strategic;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,8 @@ pub(crate) use reviews::REVIEWS;
 
 /// Longest time a watch runs when the caller names none (the real server: 30 to 60 minutes).
 const WATCH_TIMEOUT: Duration = Duration::from_secs(40 * 60);
+/// Longest name of a field manager.
+const MANAGER_LIMIT: usize = 128;
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -135,6 +137,11 @@ async fn resource(
         Method::PATCH if name => {
             let options = query.write_options(request.headers())?;
             let (format, body) = body::patch(request, &query).await?;
+            if !matches!(format, PatchKind::Apply { .. }) && query.has("force") {
+                return Err(Status::bad_request(
+                    "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+                ));
+            }
             if matches!(format, PatchKind::Apply { .. }) && options.field_manager.is_empty() {
                 return Err(Status::bad_request(
                     "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
@@ -333,10 +340,21 @@ impl Query {
             "" => agent.split('/').next().unwrap_or_default(),
             named => named,
         };
+        let too_long = manager.chars().count() > MANAGER_LIMIT;
+        if self.has("fieldManager") && (too_long || manager.chars().any(char::is_control)) {
+            return Err(Status::bad_request(format!(
+                "fieldManager: Invalid value: {manager:?}: should be at most {MANAGER_LIMIT} printable characters"
+            )));
+        }
+        let manager: String = manager
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MANAGER_LIMIT)
+            .collect();
         Ok(WriteOptions {
             dry_run: self.has("dryRun"),
             field_validation,
-            field_manager: manager.to_owned(),
+            field_manager: manager,
         })
     }
 }

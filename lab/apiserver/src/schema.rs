@@ -52,6 +52,74 @@ const MERGE_KEYS: &[(&str, &str, &str)] = &[
     ("PodDisruptionBudgetStatus", "conditions", "type"),
 ];
 
+/// Lists whose elements server-side apply tells apart by more or other fields than a strategic merge patch.
+/// Source: `listType`/`listMapKey` of the Kubernetes API types.
+const LIST_TYPES: &[(&str, &str, ListType)] = &[
+    (
+        "PodSpec",
+        "topologySpreadConstraints",
+        ListType::Map(&["topologyKey", "whenUnsatisfiable"]),
+    ),
+    (
+        "Container",
+        "ports",
+        ListType::Map(&["containerPort", "protocol"]),
+    ),
+    (
+        "EphemeralContainer",
+        "ports",
+        ListType::Map(&["containerPort", "protocol"]),
+    ),
+    ("ResourceRequirements", "claims", ListType::Map(&["name"])),
+    ("ContainerStatus", "volumeMounts", ListType::Map(&["mountPath"])),
+    ("PodStatus", "hostIPs", ListType::Atomic),
+    ("ServiceSpec", "ports", ListType::Map(&["port", "protocol"])),
+    (
+        "CustomResourceDefinitionStatus",
+        "conditions",
+        ListType::Map(&["type"]),
+    ),
+];
+
+/// Structs that server-side apply takes as one value.
+/// Source: `structType=atomic` of the Kubernetes API types.
+const ATOMIC_TYPES: &[&str] = &[
+    "ConfigMapKeySelector",
+    "EndpointAddress",
+    "EndpointPort",
+    "discovery.v1.EndpointPort",
+    "LabelSelector",
+    "LocalObjectReference",
+    "NodeSelector",
+    "NodeSelectorTerm",
+    "ObjectFieldSelector",
+    "ObjectReference",
+    "ResourceFieldSelector",
+    "RoleRef",
+    "SecretKeySelector",
+    "rbac.v1.Subject",
+    "TypedLocalObjectReference",
+];
+
+/// Maps that server-side apply takes as one value. Source: `mapType=atomic` of the Kubernetes API types.
+const ATOMIC_MAPS: &[(&str, &str)] = &[("PodSpec", "nodeSelector"), ("ServiceSpec", "selector")];
+
+/// What server-side apply does with a list (`x-kubernetes-list-type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListType {
+    /// One value.
+    Atomic,
+    /// Plain values, each once.
+    Set,
+    /// Elements known by these fields, in alphabetical order.
+    Map(&'static [&'static str]),
+}
+
+/// The value of a key of a list that may be left out.
+pub(crate) fn key_default(key: &str) -> Option<&'static str> {
+    (key == "protocol").then_some("TCP")
+}
+
 /// Fields whose patches name the members to keep (`$retainKeys`), because their members exclude each other.
 const RETAIN_KEYS: &[(&str, &str)] = &[("PodSpec", "volumes"), ("DeploymentSpec", "strategy")];
 
@@ -168,6 +236,34 @@ impl TypeDef {
             .iter()
             .find(|(ty, f, _)| *ty == self.name && *f == field)
             .map(|(_, _, key)| *key)
+    }
+
+    /// What server-side apply does with a list field.
+    pub(crate) fn list_type(&self, field: &str) -> ListType {
+        let own = LIST_TYPES
+            .iter()
+            .find(|(ty, f, _)| *ty == self.name && *f == field);
+        if let Some((_, _, list)) = own {
+            return *list;
+        }
+        match MERGE_KEYS
+            .iter()
+            .find(|(ty, f, _)| *ty == self.name && *f == field)
+        {
+            None => ListType::Atomic,
+            Some((_, _, "")) => ListType::Set,
+            Some((_, _, key)) => ListType::Map(std::slice::from_ref(key)),
+        }
+    }
+
+    /// Whether server-side apply takes this struct as one value.
+    pub(crate) fn is_atomic(&self) -> bool {
+        ATOMIC_TYPES.contains(&self.name)
+    }
+
+    /// Whether server-side apply takes this map as one value.
+    pub(crate) fn is_atomic_map(&self, field: &str) -> bool {
+        ATOMIC_MAPS.contains(&(self.name, field))
     }
 
     /// Whether patches of this field (or of its elements) use `$retainKeys`.

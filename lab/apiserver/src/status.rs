@@ -188,6 +188,16 @@ impl Status {
         Self::new(409, "Conflict", message).about(group, resource, name)
     }
 
+    /// 409: server-side apply would change fields of other managers, one a cause.
+    pub fn apply_conflict(message: impl Into<String>, causes: Vec<Cause>) -> Self {
+        let mut status = Self::new(409, "Conflict", message);
+        status.details = Some(Box::new(Details {
+            causes,
+            ..Details::default()
+        }));
+        status
+    }
+
     /// 409 with the sentence that clients' retry loops know.
     pub fn modified(group: &str, resource: &str, name: &str) -> Self {
         let why =

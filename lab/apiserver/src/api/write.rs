@@ -8,6 +8,7 @@ use crate::client::Object;
 use crate::kinds::{Fields, Kind};
 use crate::object::{self, items};
 use crate::patch;
+use crate::patch::managed::{Managers, Writer};
 use crate::status::{Cause, Status};
 use crate::validate;
 
@@ -39,7 +40,7 @@ impl Api {
         let mut object = body;
         let warnings = decode(&target.kind, &mut object, options.field_validation)?;
         let _writer = self.write_lock();
-        let object = self.insert(target, object, options)?;
+        let object = self.insert(target, object, options, &Managers::default())?;
         Ok(Written {
             object,
             created: true,
@@ -48,7 +49,13 @@ impl Api {
     }
 
     /// The second half of a creation: `object` is decoded, the writer lock is held.
-    fn insert(&self, target: &Target, mut object: Value, options: &WriteOptions) -> Result<Object, Status> {
+    pub(super) fn insert(
+        &self,
+        target: &Target,
+        mut object: Value,
+        options: &WriteOptions,
+        managers: &Managers,
+    ) -> Result<Object, Status> {
         let kind = &target.kind;
         if !object::meta(&object, "resourceVersion").is_empty() {
             return Err(Status::bad_request(
@@ -98,7 +105,7 @@ impl Api {
         }
         (kind.hooks.admit)(self, &mut object, None)?;
         check(kind, &object, None)?;
-        patch::managed::record(kind, &mut object, None, &options.field_manager, None);
+        managers.write(&mut object);
         if options.dry_run {
             return Ok(Self::present(kind, &object.into()));
         }
@@ -152,8 +159,8 @@ impl Api {
         }
         let _writer = self.write_lock();
         let found = self.stored(target);
-        if let PatchKind::Apply { .. } = format {
-            return self.apply(target, found, body, options);
+        if let PatchKind::Apply { force } = format {
+            return self.apply(target, found, body, force, options);
         }
         let current = found?;
         if target.subresource.as_deref() == Some("scale") {
@@ -181,62 +188,6 @@ impl Api {
         })
     }
 
-    fn apply(
-        &self,
-        target: &Target,
-        found: Result<Object, Status>,
-        mut config: Value,
-        options: &WriteOptions,
-    ) -> Result<Written, Status> {
-        let kind = &target.kind;
-        let warnings = decode(kind, &mut config, options.field_validation)?;
-        if config["metadata"]["managedFields"].is_array() {
-            return Err(Status::bad_request("metadata.managedFields must be nil"));
-        }
-        let owner = patch::managed::Applied {
-            manager: &options.field_manager,
-            config: config.clone(),
-        };
-        let current = match found {
-            Ok(current) => current,
-            Err(_) if target.subresource.is_some() => return Err(target.not_found()),
-            Err(_) => {
-                place(target, &mut config)?;
-                object::meta_mut(&mut config).insert("name".into(), target.name().into());
-                let mut object = self.insert(
-                    target,
-                    config,
-                    &WriteOptions {
-                        dry_run: true,
-                        ..options.clone()
-                    },
-                )?;
-                if !options.dry_run {
-                    let mut owned = (*object).clone();
-                    (kind.hooks.to_stored)(&mut owned);
-                    patch::managed::record(kind, &mut owned, None, "", Some(&owner));
-                    let stored = self.store.put(&kind.storage, owned);
-                    (kind.hooks.stored)(self, &stored, true)?;
-                    object = Self::present(kind, &stored);
-                }
-                return Ok(Written {
-                    object,
-                    created: true,
-                    warnings,
-                });
-            }
-        };
-        let shown = (*Self::present(kind, &current)).clone();
-        let mut object = patch::managed::merge(kind, shown, &owner);
-        decode(kind, &mut object, options.field_validation)?;
-        let object = self.replace_as(target, &current, object, options, Some(&owner))?;
-        Ok(Written {
-            object,
-            created: false,
-            warnings,
-        })
-    }
-
     /// Stores a changed object: what may not change is taken from `current`. The writer lock is held.
     pub(super) fn replace(
         &self,
@@ -248,13 +199,14 @@ impl Api {
         self.replace_as(target, current, object, options, None)
     }
 
-    fn replace_as(
+    /// The same for an object whose fields have these owners; `None`: the writer owns what it changed.
+    pub(super) fn replace_as(
         &self,
         target: &Target,
         current: &Object,
         mut object: Value,
         options: &WriteOptions,
-        owner: Option<&patch::managed::Applied<'_>>,
+        owners: Option<Managers>,
     ) -> Result<Object, Status> {
         let kind = &target.kind;
         place(target, &mut object)?;
@@ -281,6 +233,10 @@ impl Api {
             return Err(Status::conflict(&kind.group, &kind.plural, target.name(), &why));
         }
         (kind.hooks.to_stored)(&mut object);
+        // Writers may edit the record of who owns what; leaving it out does not.
+        let given = &object["metadata"]["managedFields"];
+        let edited = !items(given).is_empty() && *given != current["metadata"]["managedFields"];
+        let mut managers = Managers::of(if edited { &object } else { current });
         let mut object = match target.subresource.as_deref() {
             Some("status") => with_part(current, &object, "status"),
             Some("finalize") => {
@@ -308,10 +264,11 @@ impl Api {
             let generation = current["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             object::meta_mut(&mut object).insert("generation".into(), generation.into());
         }
-        if object == **current && owner.is_none() {
-            return Ok(Self::present(kind, current));
+        match owners {
+            Some(owners) => managers = owners,
+            None => managers.update(kind, current, &object, writer(target, options)),
         }
-        patch::managed::record(kind, &mut object, Some(current), &options.field_manager, owner);
+        managers.write(&mut object);
         if object == **current {
             return Ok(Self::present(kind, current));
         }
@@ -377,6 +334,18 @@ impl Api {
     }
 }
 
+/// The manager of a request.
+pub(super) fn writer<'a>(target: &'a Target, options: &'a WriteOptions) -> Writer<'a> {
+    Writer {
+        manager: if options.field_manager.is_empty() {
+            "unknown"
+        } else {
+            &options.field_manager
+        },
+        subresource: target.subresource.as_deref().unwrap_or_default(),
+    }
+}
+
 /// Runs the checks of all kinds and of this kind.
 fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     let mut causes = Vec::new();
@@ -398,7 +367,7 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<(), Status>
 }
 
 /// Sets the namespace from the path.
-fn place(target: &Target, object: &mut Value) -> Result<(), Status> {
+pub(super) fn place(target: &Target, object: &mut Value) -> Result<(), Status> {
     let given = object::namespace(object).to_owned();
     let meta = object::meta_mut(object);
     match &target.namespace {

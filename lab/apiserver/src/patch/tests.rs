@@ -2,7 +2,6 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::kinds::Kind;
 use crate::schema;
 
 fn strategic(kind: &str, object: Value, patch: &Value) -> Result<Value, Status> {
@@ -121,35 +120,6 @@ fn json_patch_rows() {
             "{patch}"
         );
     }
-}
-
-#[test]
-fn applying_again_without_a_field_removes_it() {
-    let kind: Kind = crate::kinds::builtin()
-        .into_iter()
-        .find(|k| k.kind == "Deployment")
-        .unwrap();
-    let config = |labels: Value, env: Value| {
-        json!({"metadata": {"name": "d", "labels": labels}, "spec": {"template": {"spec": {"containers": [
-            {"name": "c", "image": "x", "env": env},
-        ]}}}})
-    };
-    let first = managed::Applied {
-        manager: "m",
-        config: config(json!({"a": "1", "b": "2"}), json!([{"name": "X"}, {"name": "Y"}])),
-    };
-    let mut object = managed::merge(&kind, json!({"metadata": {"labels": {"other": "kept"}}}), &first);
-    managed::record(&kind, &mut object, None, "", Some(&first));
-    let second = managed::Applied {
-        manager: "m",
-        config: config(json!({"b": "3"}), json!([{"name": "Y"}])),
-    };
-    let merged = managed::merge(&kind, object, &second);
-    assert_eq!(merged["metadata"]["labels"], json!({"b": "3", "other": "kept"}));
-    assert_eq!(
-        merged["spec"]["template"]["spec"]["containers"][0]["env"],
-        json!([{"name": "Y"}])
-    );
 }
 
 fn json_value() -> impl Strategy<Value = Value> {

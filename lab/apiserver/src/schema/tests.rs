@@ -32,7 +32,22 @@ fn every_merge_key_is_a_field() {
             );
         }
     }
-    for (ty, field) in RETAIN_KEYS {
+    for (ty, field, list) in LIST_TYPES {
+        let def = find(ty).unwrap_or_else(|| panic!("{ty}"));
+        assert!(def.fields.contains_key(field), "{ty}.{field}");
+        if let ListType::Map(keys) = list {
+            let element = def.member(field).unwrap();
+            assert!(
+                keys.iter().all(|key| element.fields.contains_key(key)),
+                "{ty}.{field}"
+            );
+            assert!(keys.is_sorted(), "{ty}.{field}");
+        }
+    }
+    for ty in ATOMIC_TYPES {
+        assert!(find(ty).is_some(), "{ty}");
+    }
+    for (ty, field) in RETAIN_KEYS.iter().chain(ATOMIC_MAPS) {
         assert!(
             find(ty).is_some_and(|d| d.fields.contains_key(field)),
             "{ty}.{field}"

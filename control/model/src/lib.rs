@@ -13,6 +13,7 @@ pub mod identity;
 pub mod inputs;
 pub mod ipam;
 pub mod labels;
+pub mod lbpool;
 pub mod service;
 pub mod state;
 

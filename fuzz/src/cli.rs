@@ -5,7 +5,8 @@ use seta::values::assign::{Typing, assign};
 use seta::values::schema::Schema;
 use seta::{chart, values};
 
-/// `--set` and `--set-string` in turn, one a line. What comes out is an object, and is what Helm's rules can merge.
+/// `--set` and `--set-string` in turn, one a line. What comes out is an object that changes nothing when given twice, and
+/// that the chart takes or refuses.
 pub fn seta_set(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut user = json!({});
@@ -19,12 +20,14 @@ pub fn seta_set(data: &[u8]) {
         }
     }
     assert!(user.is_object(), "values that are no object");
-    let mut once = json!({});
-    values::merge(&mut once, user.clone());
-    let mut twice = once.clone();
-    values::merge(&mut twice, user);
-    assert_eq!(twice, once, "changed when merged twice");
-    refusals(&once);
+    let mut twice = user.clone();
+    values::add(&mut twice, user.clone());
+    assert_eq!(twice, user, "changed when given twice");
+    let Ok(mut all) = chart::default_values() else {
+        return;
+    };
+    values::merge(&mut all, user);
+    refusals(&all);
 }
 
 /// A values file. The chart accepts the values and makes objects with a kind and a name, or says which value is wrong.

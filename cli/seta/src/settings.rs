@@ -40,7 +40,7 @@ impl Settings {
             };
             let values =
                 values::read(&text).map_err(|error| Failure::Usage(format!("values file {name} {error}")))?;
-            merge(&mut user, values);
+            values::add(&mut user, values);
         }
         for (flag, texts, typing) in [
             ("--set", &self.set, Typing::Typed),

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
 
 use crate::cli::Global;
 use crate::cluster;
@@ -48,12 +47,14 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let cluster = cluster::connect(global).await?;
     let history = History::of(&cluster);
     let last = installed(history.last().await?)?;
-    let mut user = if arguments.reset_values {
-        json!({})
+    let user = if arguments.reset_values {
+        given
     } else {
-        last.user_values()
+        // As Helm does: a `null` takes back what was given before, the chart's default holds again.
+        let mut user = last.user_values();
+        merge(&mut user, given);
+        user
     };
-    merge(&mut user, given);
     let Some(plan) = rollout.plan(&cluster, user, Some(&last)).await? else {
         return Ok(ExitCode::SUCCESS);
     };

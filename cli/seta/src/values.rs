@@ -35,15 +35,27 @@ pub fn read(text: &str) -> Result<Value, ReadError> {
 
 /// Lays `over` over `base`: objects are merged, `null` removes a key, everything else replaces.
 pub fn merge(base: &mut Value, over: Value) {
+    lay(base, over, true);
+}
+
+/// Lays values that the user gave over those that the user gave before: as [`merge`], but a `null` is kept, as it is
+/// there to remove what the chart sets.
+pub fn add(base: &mut Value, over: Value) {
+    lay(base, over, false);
+}
+
+fn lay(base: &mut Value, over: Value, removes: bool) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {
-                if value.is_null() {
+                if removes && value.is_null() {
                     base.remove(&key);
                     continue;
                 }
                 match base.get_mut(&key) {
-                    Some(existing) if existing.is_object() && value.is_object() => merge(existing, value),
+                    Some(existing) if existing.is_object() && value.is_object() => {
+                        lay(existing, value, removes);
+                    }
                     _ => {
                         base.insert(key, value);
                     }
@@ -104,6 +116,30 @@ mod tests {
         for (mut base, over, expected) in rows {
             merge(&mut base, over.clone());
             assert_eq!(base, expected, "after merging {over}");
+        }
+    }
+
+    #[test]
+    fn null_of_a_file_removes_a_default() {
+        let rows = [
+            (json!({}), json!({"a": null}), json!({"b": {"c": 2}})),
+            (json!({"a": 3}), json!({"a": null}), json!({"b": {"c": 2}})),
+            (
+                json!({"a": null}),
+                json!({"a": 4}),
+                json!({"a": 4, "b": {"c": 2}}),
+            ),
+            (
+                json!({"b": {"d": 3}}),
+                json!({"b": {"c": null}}),
+                json!({"a": 1, "b": {"d": 3}}),
+            ),
+        ];
+        for (mut user, over, expected) in rows {
+            let mut values = json!({"a": 1, "b": {"c": 2}});
+            add(&mut user, over.clone());
+            merge(&mut values, user);
+            assert_eq!(values, expected, "with {over}");
         }
     }
 

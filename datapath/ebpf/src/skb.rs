@@ -9,7 +9,7 @@ use aya_ebpf::{
         bpf_skb_store_bytes,
     },
 };
-use packet::{AccessError, Packet, access::MAX_SUM, checksum};
+use packet::{AccessError, Ethernet, Packet, access::MAX_SUM, checksum};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A packet at a tc hook. The pointer is the program's context and lives as long as the program runs. Tables
@@ -98,6 +98,12 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn store<T: IntoBytes + Immutable>(&mut self, offset: u32, value: &T) -> Result<(), AccessError> {
+        // Where the hardware has summed up the packet, the sum begins at layer 3.
+        let flags = if offset < Ethernet::LEN {
+            0
+        } else {
+            BPF_F_RECOMPUTE_CSUM
+        };
         // SAFETY: the helper checks the bounds of the packet and reads exactly the size of the value, all of which is
         // initialised in a `T: IntoBytes`.
         let failed = unsafe {
@@ -106,7 +112,7 @@ impl Packet for Skb {
                 offset,
                 core::ptr::from_ref(value).cast(),
                 size_of::<T>() as u32,
-                u64::from(BPF_F_RECOMPUTE_CSUM),
+                u64::from(flags),
             )
         };
         if failed == 0 {

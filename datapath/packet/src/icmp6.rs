@@ -106,6 +106,10 @@ pub struct Advertisement {
 impl Advertisement {
     /// Bytes on the wire.
     pub const LEN: u32 = 32;
+    /// Offset of the target.
+    pub const TARGET: u32 = 8;
+    /// Offset of the option.
+    pub const OPTION: u32 = 24;
     /// Flag: the sender is a router.
     pub const ROUTER: u8 = 0x80;
     /// Flag: the answer to a solicitation.

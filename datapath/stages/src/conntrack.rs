@@ -60,66 +60,50 @@ pub fn track<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, side: Side)
 /// Looks up a packet with a key of its own, updates or creates the entry.
 #[inline(always)]
 pub fn look_up<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> {
-    let config = cx.config();
-    let seen = Seen {
-        now: cx.now(),
-        tcp: config.ct_tcp,
-        syn: config.ct_syn,
-        close: config.ct_close,
-        any: config.ct_any,
-        interval: config.monitor_interval,
-        reported_flags: config.monitor_flags,
-        bytes: cx.len().saturating_sub(Ethernet::LEN),
-        tcp_flags: parsed.tcp_flags,
-        is_tcp: parsed.protocol == protocol::TCP && !matches!(parsed.fragment, Fragment::Later),
-    };
-    let key = &mut parsed.tuple;
+    let tuple = &parsed.tuple;
     // A client's port is usually the higher one: then this is the first direction.
-    let is_forward = seen.opens() || u16::from_be_bytes(key.src_port) >= u16::from_be_bytes(key.dst_port);
-    if !is_forward {
-        turn(key);
+    let is_forward = (is_tcp(parsed) && is_first(parsed.tcp_flags))
+        || u16::from_be_bytes(tuple.src_port) >= u16::from_be_bytes(tuple.dst_port);
+    if !find(cx, parsed, is_forward) && !find(cx, parsed, !is_forward) {
+        begin(cx, parsed)?;
     }
-    let found = update(cx, key, &seen, is_forward);
-    if !is_forward {
-        turn(key);
-    }
-    parsed.tracked = match found {
-        Some(tracked) => tracked,
-        None => miss(cx, key, &seen, is_forward)?,
-    };
     Ok(())
 }
 
-/// The first guess was wrong: the other direction, else a new connection.
+/// Looks for a connection in which the packet goes this way, and counts it there. A function of its own, called twice.
 #[inline(never)]
-fn miss<C: Context>(
-    cx: &mut C,
-    key: &mut CtKey,
-    seen: &Seen,
-    was_forward: bool,
-) -> Result<Tracked, DropReason> {
-    if was_forward {
-        turn(key);
-        let found = update(cx, key, seen, false);
-        turn(key);
-        if let Some(tracked) = found {
-            return Ok(tracked);
+fn find<C: Context>(cx: &mut C, parsed: &mut Parsed, is_forward: bool) -> bool {
+    let seen = Seen::new(cx, parsed);
+    let key = if is_forward {
+        parsed.tuple
+    } else {
+        turned(&parsed.tuple)
+    };
+    match update(cx, &key, &seen, is_forward) {
+        Some(tracked) => {
+            parsed.tracked = tracked;
+            true
         }
-    } else if let Some(tracked) = update(cx, key, seen, true) {
-        return Ok(tracked);
+        None => false,
     }
+}
+
+/// A new connection.
+#[inline(never)]
+fn begin<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> {
     let mut entry = CtEntry {
-        src_identity: identity_of(cx, &key.src),
-        dst_identity: identity_of(cx, &key.dst),
+        src_identity: identity_of(cx, parsed.src()),
+        dst_identity: identity_of(cx, parsed.dst()),
         ..CtEntry::default()
     };
-    seen.start(&mut entry);
-    cx.add_connection(key, &entry)
+    Seen::new(cx, parsed).start(&mut entry);
+    cx.add_connection(&parsed.tuple, &entry)
         .map_err(|_| DropReason::CtMapInsertionFailed)?;
-    Ok(Tracked {
+    parsed.tracked = Tracked {
         reason: TraceReason::New,
         report: true,
-    })
+    };
+    Ok(())
 }
 
 #[inline(always)]
@@ -156,10 +140,27 @@ struct Seen {
 }
 
 impl Seen {
+    #[inline(always)]
+    fn new<C: Context>(cx: &C, parsed: &Parsed) -> Self {
+        let config = cx.config();
+        Self {
+            now: cx.now(),
+            tcp: config.ct_tcp,
+            syn: config.ct_syn,
+            close: config.ct_close,
+            any: config.ct_any,
+            interval: config.monitor_interval,
+            reported_flags: config.monitor_flags,
+            bytes: cx.len().saturating_sub(Ethernet::LEN),
+            tcp_flags: parsed.tcp_flags,
+            is_tcp: is_tcp(parsed),
+        }
+    }
+
     /// Whether this is the first packet of a TCP connection.
     #[inline(always)]
     fn opens(&self) -> bool {
-        self.is_tcp && self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+        self.is_tcp && is_first(self.tcp_flags)
     }
 
     #[inline(always)]
@@ -231,10 +232,27 @@ impl Seen {
     }
 }
 
-/// Key of the same connection for a packet of the other direction: the other way round, begun at the other side.
 #[inline(always)]
-pub fn turn(key: &mut CtKey) {
-    core::mem::swap(&mut key.src, &mut key.dst);
-    core::mem::swap(&mut key.src_port, &mut key.dst_port);
-    key.dir ^= 1;
+fn is_tcp(parsed: &Parsed) -> bool {
+    parsed.protocol == protocol::TCP && !matches!(parsed.fragment, Fragment::Later)
 }
+
+/// Whether these are the flags of the first packet of a TCP connection.
+#[inline(always)]
+fn is_first(flags: u8) -> bool {
+    flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+}
+
+/// Key of the same connection for a packet of the other direction: the other way round, begun at the other side.
+///
+/// In words: byte by byte, the lookup that follows would wait for each of them.
+#[inline(always)]
+pub fn turned(key: &CtKey) -> CtKey {
+    let [src_high, src_low, dst_high, dst_low, rest]: [u64; 5] = zerocopy::transmute!(*key);
+    let [ports, rest]: [u32; 2] = zerocopy::transmute!(rest);
+    let rest: u64 = zerocopy::transmute!([ports.rotate_left(16), rest ^ OTHER_SIDE]);
+    zerocopy::transmute!([dst_high, dst_low, src_high, src_low, rest])
+}
+
+/// What differs in the last word of the keys of the two sides: [`CtKey::OUT`] or [`CtKey::IN`], behind the protocol.
+const OTHER_SIDE: u32 = u32::from_ne_bytes([0, CtKey::OUT ^ CtKey::IN, 0, 0]);

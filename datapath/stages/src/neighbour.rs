@@ -7,7 +7,6 @@
 use abi::{Addr, DropReason, Endpoint};
 use packet::{
     Ethernet, Family, Fragment, V6, checksum,
-    ethernet::ether_type,
     icmp6::{self, Advertisement, Icmp6, OptionHead, Solicitation, kind},
     ip::{Ipv6, Scope},
     protocol,
@@ -152,8 +151,8 @@ fn check_options<C: Context>(cx: &C, mut offset: u32, is_probe: bool) -> Result<
 }
 
 /// Turns the solicitation of `asker` into the answer. Its source is the target, as from the neighbour itself; a probe is
-/// answered to all nodes (RFC 4861 §7.2.4). One write per header, so that they share a place on the stack.
-#[inline(never)]
+/// answered to all nodes (RFC 4861 §7.2.4). Two steps, each with a place on the stack that it gives back.
+#[inline(always)]
 fn advertise<C: Context>(
     cx: &mut C,
     asker: &Addr,
@@ -163,47 +162,81 @@ fn advertise<C: Context>(
 ) -> Result<(), DropReason> {
     cx.resize(Ethernet::LEN + Ipv6::LEN + Advertisement::LEN)
         .map_err(access)?;
-    let is_probe = asker.is_unspecified();
-    let dst = if is_probe { icmp6::ALL_NODES } else { *asker };
-    let mac = if is_probe {
+    write_headers(cx, asker, target, link)?;
+    write_advertisement(cx, asker, target, link, flags)
+}
+
+/// Who gets the answer.
+#[inline(always)]
+fn receiver(asker: &Addr) -> Addr {
+    if asker.is_unspecified() {
+        icmp6::ALL_NODES
+    } else {
+        *asker
+    }
+}
+
+#[inline(never)]
+fn write_headers<C: Context>(cx: &mut C, asker: &Addr, target: &Addr, link: &Link) -> Result<(), DropReason> {
+    let mac = if asker.is_unspecified() {
         icmp6::multicast_mac(&icmp6::ALL_NODES)
     } else {
         link.mac
     };
-    let solicited = if is_probe { 0 } else { Advertisement::SOLICITED };
-    let ethernet = Ethernet {
-        dst: mac,
-        src: link.node_mac,
-        ether_type: ether_type::IPV6,
+    cx.store(Ethernet::ADDRESSES, &[mac, link.node_mac])
+        .map_err(access)?;
+    let [high, low] = (Advertisement::LEN as u16).to_be_bytes();
+    let before_addresses = [
+        Ipv6::VERSION,
+        0,
+        0,
+        0,
+        high,
+        low,
+        protocol::ICMPV6,
+        icmp6::HOP_LIMIT,
+    ];
+    cx.store(Ethernet::LEN, &before_addresses).map_err(access)?;
+    cx.store(Ethernet::LEN + V6::ADDRESSES, &[*target, receiver(asker)])
+        .map_err(access)
+}
+
+#[inline(never)]
+fn write_advertisement<C: Context>(
+    cx: &mut C,
+    asker: &Addr,
+    target: &Addr,
+    link: &Link,
+    flags: u8,
+) -> Result<(), DropReason> {
+    let solicited = if asker.is_unspecified() {
+        0
+    } else {
+        Advertisement::SOLICITED
     };
-    cx.store(0, &ethernet).map_err(access)?;
-    let ip = Ipv6 {
-        version_class_flow: [Ipv6::VERSION, 0, 0, 0],
-        payload_len: (Advertisement::LEN as u16).to_be_bytes(),
-        next_header: protocol::ICMPV6,
-        hop_limit: icmp6::HOP_LIMIT,
-        src: target.0,
-        dst: dst.0,
+    let [a, b, c, d, e, f] = link.node_mac;
+    let option = [Advertisement::TARGET_OPTION, 1, a, b, c, d, e, f];
+    let mut icmp = Icmp6 {
+        kind: kind::NEIGHBOUR_ADVERTISEMENT,
+        code: 0,
+        checksum: [0; 2],
+        body: [flags | solicited | Advertisement::OVERRIDE, 0, 0, 0],
     };
-    cx.store(Ethernet::LEN, &ip).map_err(access)?;
-    let mut message = Advertisement {
-        icmp: Icmp6 {
-            kind: kind::NEIGHBOUR_ADVERTISEMENT,
-            code: 0,
-            checksum: [0; 2],
-            body: [flags | solicited | Advertisement::OVERRIDE, 0, 0, 0],
-        },
-        target: target.0,
-        option: Advertisement::TARGET_OPTION,
-        option_len: 1,
-        mac: link.node_mac,
-    };
-    let sum = checksum::add(
-        checksum::pseudo_header(target, &dst, Advertisement::LEN as u16, protocol::ICMPV6),
-        checksum::sum(message.as_bytes()),
+    let addresses = checksum::add(
+        checksum::sum(&target.0),
+        checksum::pseudo_header(
+            target,
+            &receiver(asker),
+            Advertisement::LEN as u16,
+            protocol::ICMPV6,
+        ),
     );
-    message.icmp.checksum = (!sum).to_be_bytes();
-    cx.store(Ethernet::LEN + Ipv6::LEN, &message).map_err(access)
+    let rest = checksum::add(checksum::sum(icmp.as_bytes()), checksum::sum(&option));
+    icmp.checksum = (!checksum::add(addresses, rest)).to_be_bytes();
+    let at = Ethernet::LEN + Ipv6::LEN;
+    cx.store(at, &icmp).map_err(access)?;
+    cx.store(at + Advertisement::TARGET, target).map_err(access)?;
+    cx.store(at + Advertisement::OPTION, &option).map_err(access)
 }
 
 /// Turns an echo request into the reply. The checksum follows the type; addresses change places, which leaves it alone.

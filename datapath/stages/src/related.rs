@@ -5,7 +5,7 @@ use packet::{Family, Fragment, icmp6::Icmp6, protocol, transport::Ports};
 
 use crate::{
     Context,
-    conntrack::turn,
+    conntrack::turned,
     parse::{Parsed, has_ports},
 };
 
@@ -16,14 +16,13 @@ use crate::{
 pub fn is_known<F: Family, C: Context>(cx: &mut C, parsed: &Parsed) -> bool {
     let now = cx.now();
     let is_alive = |entry: &mut CtEntry| entry.expires > now;
-    let Some(mut key) = inner_key::<F, C>(cx, parsed) else {
+    let Some(key) = inner_key::<F, C>(cx, parsed) else {
         return false;
     };
     if cx.connection(&key, is_alive).unwrap_or(false) {
         return true;
     }
-    turn(&mut key);
-    cx.connection(&key, is_alive).unwrap_or(false)
+    cx.connection(&turned(&key), is_alive).unwrap_or(false)
 }
 
 /// Key of the packet inside, turned: the error travels against it, as a reply does.

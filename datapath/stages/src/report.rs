@@ -112,12 +112,14 @@ pub fn dropped<C: Context>(cx: &mut C, dropped: Dropped) {
         time: cx.now(),
         ..DropNotify::default()
     };
-    let mut ends = Ends::default();
-    if read_ends(cx, &mut ends) {
-        event.src_label = identity_of(cx, &ends.src);
-        event.dst_label = identity_of(cx, &ends.dst);
-        event.flags = ends.flags;
-        let receiver = cx.endpoint(&ends.dst).map_or(0, |endpoint| endpoint.id);
+    let mut end = Addr::UNSPECIFIED;
+    if read_end(cx, SENDER, &mut end) {
+        event.src_label = identity_of(cx, &end);
+    }
+    if read_end(cx, RECEIVER, &mut end) {
+        event.dst_label = identity_of(cx, &end);
+        event.flags = if end.is_v4() { 0 } else { FLAG_V6 };
+        let receiver = cx.endpoint(&end).map_or(0, |endpoint| endpoint.id);
         event.dst_id = u32::from(receiver);
         if matches!(dropped.direction, Direction::Ingress) {
             event.header.source = receiver;
@@ -143,39 +145,29 @@ pub(crate) fn identity_of<C: Context>(cx: &C, addr: &Addr) -> u32 {
     cx.peer(addr).map_or(identity::WORLD, |peer| peer.identity)
 }
 
-/// Who a packet is from and for, as far as it can be read.
-#[derive(Default)]
-struct Ends {
-    src: Addr,
-    dst: Addr,
-    flags: u8,
-}
+/// Which of the two addresses of a header.
+const SENDER: u32 = 0;
+const RECEIVER: u32 = 1;
 
+/// Reads an address of a packet, if it is there.
 #[inline(never)]
-fn read_ends<C: Context>(cx: &C, ends: &mut Ends) -> bool {
-    match cx.load::<[u8; 2]>(Ethernet::TYPE) {
+fn read_end<C: Context>(cx: &C, which: u32, end: &mut Addr) -> bool {
+    match cx.load(Ethernet::TYPE) {
         Ok(ether_type::IPV6) => {
-            let Ok([src, dst]) = cx.load::<[Addr; 2]>(Ethernet::LEN + V6::ADDRESSES) else {
+            let first = Ethernet::LEN + V6::ADDRESSES;
+            let Ok(addr) = cx.load(first.wrapping_add(which.wrapping_mul(16))) else {
                 return false;
             };
-            *ends = Ends {
-                src,
-                dst,
-                flags: FLAG_V6,
-            };
-            true
+            *end = addr;
         }
         Ok(ether_type::IPV4) => {
-            let Ok([src, dst]) = cx.load::<[[u8; 4]; 2]>(Ethernet::LEN + V4::ADDRESSES) else {
+            let first = Ethernet::LEN + V4::ADDRESSES;
+            let Ok(addr) = cx.load(first.wrapping_add(which.wrapping_mul(4))) else {
                 return false;
             };
-            *ends = Ends {
-                src: Addr::from_v4(src),
-                dst: Addr::from_v4(dst),
-                flags: 0,
-            };
-            true
+            *end = Addr::from_v4(addr);
         }
-        _ => false,
+        _ => return false,
     }
+    true
 }

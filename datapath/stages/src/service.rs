@@ -172,7 +172,12 @@ fn scale(number: u32, count: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test that is wrong panics")]
 mod tests {
+    extern crate std;
+
+    use std::vec;
+
     use super::scale;
 
     #[test]

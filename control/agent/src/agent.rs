@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::fresh::Fresh;
 use crate::kernel::Kernel;
 use crate::registry::Registry;
+use crate::services::Services;
 use crate::view::SharedView;
 
 /// How watches are, by kind.
@@ -42,6 +43,8 @@ pub(crate) struct Agent {
     pub(crate) netlink: Netlink,
     /// Programs and tables.
     pub(crate) datapath: Arc<Datapath>,
+    /// Services and what the tables hold of them.
+    pub(crate) services: Arc<Services>,
     /// Pods whose links are not made yet.
     pub(crate) fresh: Arc<Fresh>,
     /// Events of the datapath.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::FutureExt as _;
 use k8s::Cluster;
 use loader::ConntrackGc;
 use netlink::{Monitor, MonitorEvent};
@@ -13,11 +14,13 @@ use tokio::net::UnixListener;
 use tokio::sync::{Mutex, watch};
 
 use crate::agent::Agent;
+use crate::changes::Changes;
 use crate::cluster::Feed;
 use crate::follow::Follower;
 use crate::kernel::POD_PREFIX;
 use crate::node::Publisher;
 use crate::reconcile::Reconciler;
+use crate::services::{self, Services};
 use crate::tasks::Tasks;
 use crate::{RECONCILE, cniconf, health, queue, rest};
 
@@ -38,6 +41,14 @@ const REPLAY_PERIOD: Duration = Duration::from_secs(10);
 const CONNTRACK_PERIOD: Duration = Duration::from_secs(30);
 /// The condition and the configuration file are looked after this often.
 const ANNOUNCE_PERIOD: Duration = Duration::from_secs(60);
+/// The tables of services are read and compared this often.
+const SERVICES_PERIOD: Duration = Duration::from_secs(300);
+/// Sets of backends that nobody uses any more stay for one to two of these.
+const COLLECT: Duration = Duration::from_secs(1);
+/// Changes of services that are written together when they come faster.
+const SERVICE_BATCH: usize = 1024;
+/// The task that follows nodes and pods on behalf of services.
+const SYNC_SERVICES: &str = "sync-services";
 /// Entries of a connection table that are looked at between two breaths.
 const CONNTRACK_BATCH: usize = 1024;
 /// Events that are taken from the ring at once.
@@ -116,11 +127,64 @@ pub(crate) fn watch(
                     input = watches.next() => feed.take(input?),
                     changed = states.changed() => {
                         changed.context("the watches have ended")?;
-                        health.send_replace(states.borrow_and_update().clone());
+                        health.send_modify(|all| all.extend(states.borrow_and_update().clone()));
                     }
                 }
             }
         }
+    });
+}
+
+/// Keeps services up to date, and serves their health check ports.
+pub(crate) fn watch_services(
+    tasks: &mut Tasks,
+    cluster: Cluster,
+    services: &Arc<Services>,
+    health: watch::Sender<std::collections::BTreeMap<k8s::Kind, k8s::WatchState>>,
+) {
+    let own = Arc::clone(services);
+    tasks.keep("watch-services", move || {
+        let (cluster, services, health) = (cluster.clone(), Arc::clone(&own), health.clone());
+        async move {
+            let mut watches = cluster.watch_services();
+            let mut states = watches.health();
+            services.begin().await;
+            loop {
+                tokio::select! {
+                    input = watches.next() => {
+                        let mut inputs = vec![input?];
+                        while inputs.len() < SERVICE_BATCH && let Some(input) = watches.next().now_or_never() {
+                            inputs.push(input?);
+                        }
+                        if let Err(error) = services.take(inputs).await {
+                            tracing::warn!(error = format!("{error:#}"), "services cannot be written, trying again");
+                        }
+                    }
+                    changed = states.changed() => {
+                        changed.context("the watches have ended")?;
+                        health.send_modify(|all| all.extend(states.borrow_and_update().clone()));
+                    }
+                }
+            }
+        }
+    });
+    let own = Arc::clone(services);
+    tasks.keep("serve-health-checks", move || {
+        services::serve_checks(Arc::clone(&own))
+    });
+    let own = Arc::clone(services);
+    tasks.every("collect-backends", COLLECT, move || {
+        let services = Arc::clone(&own);
+        async move { services.collect().await }
+    });
+}
+
+/// Follows what services depend on, and tries again what could not be written.
+pub(crate) fn follow_services(tasks: &mut Tasks, changes: &Changes, services: &Arc<Services>) {
+    let own = Arc::clone(services);
+    tasks.follow(SYNC_SERVICES, changes, SERVICES_PERIOD, move |whole| {
+        let services = Arc::clone(&own);
+        async move { services.sync(whole).await }
     });
 }
 

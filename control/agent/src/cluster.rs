@@ -103,6 +103,8 @@ fn store(view: &mut View, own: &str, input: Input) -> Option<Kind> {
             }
         }
         Input::CiliumIdentity(Change::Synced) => return Some(Kind::CiliumIdentity),
+        // They have a watch and a receiver of their own.
+        Input::Service(_) | Input::EndpointSlice(_) => {}
     }
     None
 }

@@ -35,6 +35,7 @@ mod queue;
 mod reconcile;
 mod registry;
 mod rest;
+mod services;
 mod startup;
 mod tasks;
 mod view;

@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use crate::endpoints::Endpoints;
 use crate::host;
 use crate::kernel::Kernel;
+use crate::services::{SERVICE_ADDRESS, Services};
 use crate::view::SharedView;
 
 /// Brings tables and routes to what they should be.
@@ -29,6 +30,8 @@ pub(crate) struct Reconciler {
     pub(crate) view: SharedView,
     /// The pods of this node.
     pub(crate) endpoints: Arc<Endpoints>,
+    /// Who knows the addresses of services.
+    pub(crate) services: Arc<Services>,
     /// Where the tables are.
     pub(crate) kernel: Arc<dyn Kernel>,
     /// Where the routes are.
@@ -141,7 +144,11 @@ impl Reconciler {
     fn desired(&self, local: &LocalNode) -> (Desired, BTreeMap<u32, Addr>) {
         let view = self.view.lock();
         let store = self.endpoints.store();
-        let want = desired::desired(local, store.iter(), view.nodes.values(), view.endpoints.values());
+        let mut want = desired::desired(local, store.iter(), view.nodes.values(), view.endpoints.values());
+        // What belongs to a pod or to the node itself stays theirs.
+        for addr in self.services.addresses() {
+            want.endpoints.entry(addr).or_insert(SERVICE_ADDRESS);
+        }
         let pods = store
             .iter()
             .filter(|endpoint| endpoint.host_ifindex != 0 && endpoint.state != EndpointState::Disconnecting);

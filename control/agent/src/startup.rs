@@ -28,6 +28,7 @@ use crate::fresh::Fresh;
 use crate::kernel::{Kernel, Linux};
 use crate::reconcile::Reconciler;
 use crate::registry::{Alone, Kubernetes, Registry};
+use crate::services::{InKernel, Services};
 use crate::tasks::Tasks;
 use crate::view::SharedView;
 use crate::{Args, cniconf, host, node, queue, rest};
@@ -113,7 +114,17 @@ pub(crate) async fn start(
         .await
         .context("comparing the known pods with the kernel")?;
 
+    let services = Arc::new(Services::new(
+        args.node_name.clone(),
+        config.services.settings,
+        view.clone(),
+        Arc::clone(&endpoints),
+        Arc::new(InKernel(Arc::clone(&datapath))),
+        changes.clone(),
+    ));
+    services.load().await?;
     let reconciler = Arc::new(Reconciler {
+        services: Arc::clone(&services),
         node: args.node_name.clone(),
         config: Arc::clone(&config),
         view: view.clone(),
@@ -124,6 +135,9 @@ pub(crate) async fn start(
     });
     reconciler.seed().await.context("writing the tables")?;
     sockets(&datapath, &config, &args.cgroup_root)?;
+    if !config.kube_proxy_replacement {
+        services.clear().await?;
+    }
     let (pruned, moved) = (datapath.prune()?, datapath.settle()?);
     tracing::debug!(pruned, moved, "programs attached");
 
@@ -145,6 +159,7 @@ pub(crate) async fn start(
         kernel,
         netlink,
         datapath,
+        services: Arc::clone(&services),
         fresh,
         events: Events::default(),
         controllers,
@@ -184,12 +199,18 @@ pub(crate) async fn start(
         let feed = Feed::new(view, args.node_name.clone(), changes, complete);
         background::watch(
             tasks,
-            cluster,
+            cluster.clone(),
             args.node_name.clone(),
             Arc::new(Mutex::new(feed)),
-            health,
+            health.clone(),
         );
         wait_until(is_complete).await?;
+        if config.kube_proxy_replacement {
+            agent.wait_for("the services");
+            let complete = services.complete();
+            background::watch_services(tasks, cluster, &services, health);
+            wait_until(complete).await?;
+        }
         agent.wait_for("the Node to be published");
         insist(&agent, background::PUBLISH_NODE, async || publisher.run().await).await;
     }
@@ -205,6 +226,9 @@ pub(crate) async fn start(
     let took = started.elapsed();
     announce(&agent, &args).await?;
     background::follow(&agent, tasks, reconciler, follower, publisher);
+    if config.kube_proxy_replacement {
+        background::follow_services(tasks, &agent.changed, &services);
+    }
     tracing::info!(
         node = agent.node,
         pods = agent.endpoints.store().iter().count(),
@@ -292,6 +316,7 @@ async fn open(
     let sizes = MapSizes {
         ct_tcp: connections.ct_tcp,
         ct_any: connections.ct_any,
+        services: config.services.map_max.unwrap_or(MapSizes::default().services),
         ..MapSizes::default()
     };
     let node_namespace =

@@ -15,9 +15,11 @@ use crate::labels::LabelFilter;
 
 mod known;
 mod reader;
+mod services;
 mod values;
 
 pub use reader::{Problem, Problems, Warning};
+pub use services::ServiceConfig;
 pub use values::{DevicePattern, parse_duration};
 
 use reader::Reader;
@@ -95,6 +97,8 @@ pub struct AgentConfig {
     pub ipv6_masquerade: bool,
     /// `kube-proxy-replacement`.
     pub kube_proxy_replacement: bool,
+    /// Keys that say how services are translated.
+    pub services: ServiceConfig,
     /// `enable-host-legacy-routing`: forward by the stack instead of by redirects.
     pub host_legacy_routing: bool,
     /// `cluster-name`.
@@ -205,7 +209,12 @@ impl AgentConfig {
             ct_syn: nanos(self.ct_timeouts.syn),
             ct_close: nanos(self.ct_timeouts.close),
             ct_any: nanos(self.ct_timeouts.any),
-            node_namespace,
+            node_namespace: if self.services.bind_protection {
+                node_namespace
+            } else {
+                0
+            },
+            nat_ports: [self.services.node_ports.1.saturating_add(1), u16::MAX],
             native_v6: self
                 .ipv6_native_routing_cidr
                 .map_or(abi::Addr::UNSPECIFIED, |cidr| {
@@ -238,6 +247,7 @@ fn nanos(duration: Duration) -> u64 {
 
 fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
     known::check_unsupported(r);
+    let kube_proxy_replacement = r.bool("kube-proxy-replacement", false);
     let config = AgentConfig {
         debug: r.bool("debug", false),
         enable_ipv4: r.bool("enable-ipv4", false),
@@ -248,7 +258,8 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
             .optional("ipv6-native-routing-cidr", "an IPv6 prefix such as fd00:10::/32"),
         bpf_masquerade: r.bool("enable-bpf-masquerade", false),
         ipv6_masquerade: r.bool("enable-ipv6-masquerade", true),
-        kube_proxy_replacement: r.bool("kube-proxy-replacement", false),
+        kube_proxy_replacement,
+        services: services::read(r, kube_proxy_replacement),
         host_legacy_routing: r.bool("enable-host-legacy-routing", false),
         cluster_name: r.with("cluster-name", values::cluster_name, "default".to_owned()),
         cluster_id: r.with("cluster-id", values::cluster_id, 0),
@@ -319,9 +330,6 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
             "a port number (1 to 65535)",
             "the kubelet has to know the port",
         );
-    }
-    if config.kube_proxy_replacement {
-        r.no_effect("kube-proxy-replacement", "services are not translated yet");
     }
     // Asked for by name only: it is also the default, of which the agent need not speak on every start.
     if config.ipv6_masquerade && r.value("enable-ipv6-masquerade").is_some() {

@@ -34,6 +34,8 @@ pub struct MapSizes {
     pub ct_tcp: u32,
     /// Other connections.
     pub ct_any: u32,
+    /// Frontends of services. There are four times as many backends, and as many members.
+    pub services: u32,
     /// Event ring, bytes; a power of two and at least a page.
     pub events_bytes: u32,
 }
@@ -46,6 +48,7 @@ impl Default for MapSizes {
             ipcache: 512_000,
             ct_tcp: CT_TCP_MIN,
             ct_any: CT_ANY_MIN,
+            services: 1 << 18,
             events_bytes: 1 << 20,
         }
     }
@@ -92,6 +95,7 @@ impl MapSizes {
             ipcache,
             ct_tcp,
             ct_any,
+            services,
             events_bytes,
         } = *self;
         BTreeMap::from([
@@ -100,6 +104,9 @@ impl MapSizes {
             (abi::names::IPCACHE, ipcache.max(1)),
             (abi::names::CT_TCP, ct_tcp.max(1)),
             (abi::names::CT_ANY, ct_any.max(1)),
+            (abi::names::SERVICES, services.max(1)),
+            (abi::names::BACKENDS, services.saturating_mul(4).clamp(1, TABLE_MAX)),
+            (abi::names::MEMBERS, services.max(1)),
             // The kernel takes powers of two from a page on; 1 GiB is far above anything useful.
             (
                 abi::names::EVENTS,

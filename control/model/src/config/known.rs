@@ -4,7 +4,12 @@
 use super::reader::Reader;
 
 /// Keys with the values that are supported; everything else is refused with the reason.
-const ONLY: [(&str, &[&str], &str); 24] = [
+const ONLY: [(&str, &[&str], &str); 25] = [
+    (
+        "bpf-lb-dsr-dispatch",
+        &["opt"],
+        "other ways to tell the backend's node of the service are not implemented",
+    ),
     ("routing-mode", &["native"], "tunnels are not implemented yet"),
     ("tunnel", &["disabled"], "tunnels are not implemented yet"),
     (
@@ -87,28 +92,36 @@ const OFF: &[&str] = &["false"];
 
 /// Keys with the values that mean "not used"; another value is accepted, as it stands in many configurations, and what
 /// follows is told.
-const NOT_IN_EFFECT: [(&str, &[&str], &str); 11] = [
+const NOT_IN_EFFECT: [(&str, &[&str], &str); 8] = [
     ("enable-hubble", OFF, "flows are not served yet"),
     ("enable-ipv4-big-tcp", OFF, BIG_TCP),
     ("enable-ipv6-big-tcp", OFF, BIG_TCP),
     ("enable-ipv4-masquerade", OFF, "IPv4 is not implemented yet"),
     ("enable-l7-proxy", OFF, "there is no layer 7 proxy yet"),
-    ("bpf-lb-acceleration", &["disabled"], SERVICES),
-    ("bpf-lb-algorithm", &["random"], SERVICES),
-    ("bpf-lb-mode", &["snat"], SERVICES),
-    ("bpf-lb-sock", OFF, SERVICES),
-    ("bpf-lb-sock-hostns-only", OFF, SERVICES),
-    ("enable-node-port", OFF, SERVICES),
+    (
+        "bpf-lb-acceleration",
+        &["disabled", "best-effort"],
+        "services are translated after the driver, not in it",
+    ),
+    (
+        "bpf-lb-sock-hostns-only",
+        OFF,
+        "services are translated at the sockets of pods as well",
+    ),
+    (
+        "bpf-lb-maglev-hash-seed",
+        &["JLfvgnHc2kaSUFaI"],
+        "the seed is the same in every cluster",
+    ),
 ];
 
 const BIG_TCP: &str = "packets stay within the default limits of the devices";
-const SERVICES: &str = "services are not translated yet";
 
 /// Keys that are accepted with any value: they belong to the operator, to features that come later, or have been
 /// removed from Cilium and are still found in configurations (cilium.md §4.1).
-const OTHERS: [&str; 46] = [
+const OTHERS: [&str; 41] = [
     "agent-not-ready-taint-key",
-    "bpf-lb-map-max",
+    "bpf-lb-sock",
     "bpf-nat-global-max",
     "bpf-neigh-global-max",
     "bpf-policy-map-max",
@@ -122,15 +135,11 @@ const OTHERS: [&str; 46] = [
     "debug-verbose",
     "enable-bpf-clock-probe",
     "enable-endpoint-health-checking",
-    "enable-external-ips",
     "enable-health-check-nodeport",
     "enable-health-checking",
-    "enable-host-port",
     "enable-k8s-endpoint-slice",
     "enable-remote-node-identity",
     "enable-sctp",
-    "enable-session-affinity",
-    "enable-svc-source-range-check",
     "enable-well-known-identities",
     "endpoint-status",
     "hubble-disable-tls",
@@ -144,7 +153,6 @@ const OTHERS: [&str; 46] = [
     "identity-heartbeat-timeout",
     "ipv4-native-routing-cidr",
     "kube-proxy-replacement-healthz-bind-address",
-    "node-port-bind-protection",
     "nodes-gc-interval",
     "operator-api-serve-addr",
     "operator-prometheus-serve-addr",

@@ -54,7 +54,6 @@ fn the_demo() {
             "enable-bpf-masquerade is not in effect: packets to the world are not masqueraded yet",
             "enable-hubble is not in effect: flows are not served yet",
             "enable-ipv6-masquerade is not in effect: packets to the world keep the pod's own address",
-            "kube-proxy-replacement is not in effect: services are not translated yet",
         ]
     );
 }
@@ -249,6 +248,58 @@ fn sizes_of_tables() {
         (524_288, 262_144)
     );
     assert_eq!(sizes(&[("bpf-ct-global-tcp-max", "2048")], 64 * GIB).0, 2048);
+}
+
+#[test]
+fn keys_of_services() {
+    let parse = |pairs: &[(&str, &str)]| {
+        let map = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        AgentConfig::parse(&map)
+    };
+    let (config, warnings) = parse(&[
+        ("kube-proxy-replacement", "true"),
+        ("bpf-lb-algorithm", "maglev"),
+        ("bpf-lb-mode", "hybrid"),
+        ("bpf-lb-dsr-dispatch", "opt"),
+        ("bpf-lb-maglev-table-size", "16381"),
+        ("node-port-range", "30000,31000"),
+        ("node-port-bind-protection", "false"),
+        ("enable-svc-source-range-check", "false"),
+        ("bpf-lb-map-max", "4096"),
+        ("enable-host-port", "false"),
+    ])
+    .unwrap();
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["enable-host-port is not in effect: it is part of kube-proxy-replacement: true"]
+    );
+    let settings = config.services.settings;
+    assert!(settings.maglev && !settings.check_source_ranges);
+    assert_eq!(settings.mode, crate::service::Mode::Hybrid);
+    assert_eq!(config.services.map_max, Some(4096));
+    let constants = config.datapath(&[], 1, 77);
+    assert_eq!(
+        (constants.nat_ports, constants.node_namespace),
+        ([31_001, 65_535], 0)
+    );
+    for (key, value) in [
+        ("bpf-lb-algorithm", "round-robin"),
+        ("bpf-lb-mode", "ipvs"),
+        ("bpf-lb-dsr-dispatch", "geneve"),
+        ("bpf-lb-maglev-table-size", "65521"),
+        ("node-port-range", "30000-32767"),
+        ("node-port-range", "32767,30000"),
+        ("node-port-range", "1,65535"),
+        ("bpf-lb-map-max", "17"),
+    ] {
+        let problems = parse(&[(key, value)]).unwrap_err();
+        assert_eq!(problems.0.len(), 1, "{key}={value}");
+        assert_eq!(problems.0[0].key, key);
+    }
 }
 
 proptest! {

@@ -14,7 +14,7 @@ const MIN_ENTRIES: u32 = 1 << 10;
 /// Every TCP flag, wire bits.
 pub(super) const ALL_TCP_FLAGS: u8 = 0xff;
 
-fn refuse<T>(allowed: &'static str, reason: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(allowed: &'static str, reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal {
         allowed,
         reason: reason.into(),

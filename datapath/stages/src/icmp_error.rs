@@ -7,10 +7,9 @@
 //! still fulfil it: inside the message. The message's own checksum is made for that moment ([`left_to_hardware`]). On
 //! virtual links nobody fulfils the request, and the receiver takes the message as verified.
 
-use abi::{Direction, DropReason, tables::bucket};
+use abi::{Addr, Direction, DropReason, tables::bucket};
 use packet::{
-    Ethernet, Family, Fragment, checksum,
-    ethernet::ether_type,
+    Ethernet, Family, Fragment, V6, checksum,
     icmp6::{self, Icmp6},
     ip::{Ipv6, Scope},
     protocol,
@@ -161,57 +160,71 @@ fn left_to_hardware<C: Context>(cx: &C, parsed: &Parsed) -> Option<u16> {
     (field == seed.to_be_bytes()).then_some(seed)
 }
 
-/// Three writes, one header each: the whole would need a place on the stack of its own.
-#[inline(never)]
+/// One function per part, as each gives its place on the stack back.
+#[inline(always)]
 fn write<C: Context>(cx: &mut C, parsed: &Parsed, problem: Problem) -> Result<(), DropReason> {
-    let receiver = parsed.src();
     let kept = cx.len().min(Ethernet::LEN + MINIMUM_MTU - HEADERS);
-    let transport = parsed.offset.saturating_sub(Ethernet::LEN);
+    let inner = kept.saturating_sub(Ethernet::LEN);
     // With the field filled in, the transport header and all behind it sum up to the inverse of what is there now,
     // wherever the end was cut.
     let (summed, rest) = match left_to_hardware(cx, parsed) {
         Some(seed) if parsed.offset.saturating_add(u32::from(parsed.transport_len)) <= kept => {
-            (transport, !seed)
+            (parsed.offset.saturating_sub(Ethernet::LEN), !seed)
         }
-        _ => (kept.saturating_sub(Ethernet::LEN), 0),
+        _ => (inner, 0),
     };
     cx.resize(kept).map_err(access)?;
     cx.open_layer3(HEADERS).map_err(access)?;
-    let ethernet: Ethernet = cx.load(0).map_err(access)?;
-    cx.store(
-        0,
-        &Ethernet {
-            dst: ethernet.src,
-            src: ethernet.dst,
-            ether_type: ether_type::IPV6,
-        },
-    )
-    .map_err(access)?;
-    let inner = kept.saturating_sub(Ethernet::LEN);
+    let sum = cx.sum(Ethernet::LEN + HEADERS, summed).map_err(access)?;
     let payload = inner.saturating_add(Icmp6::LEN) as u16;
-    let router = cx.config().router_v6;
+    write_message(cx, parsed, problem, payload, checksum::add(sum, rest))?;
+    write_headers(cx, parsed, payload)
+}
+
+/// The message, but for what is inside, which has this sum.
+#[inline(never)]
+fn write_message<C: Context>(
+    cx: &mut C,
+    parsed: &Parsed,
+    problem: Problem,
+    payload: u16,
+    inner: u16,
+) -> Result<(), DropReason> {
     let mut icmp = Icmp6 {
         kind: problem.kind,
         code: 0,
         checksum: [0; 2],
         body: problem.body.to_be_bytes(),
     };
-    let sum = checksum::add(
-        checksum::pseudo_header(&router, receiver, payload, protocol::ICMPV6),
-        checksum::add(
-            checksum::sum(icmp.as_bytes()),
-            checksum::add(cx.sum(Ethernet::LEN + HEADERS, summed).map_err(access)?, rest),
-        ),
+    let router = cx.config().router_v6;
+    let headers = checksum::add(
+        checksum::pseudo_header(&router, parsed.src(), payload, protocol::ICMPV6),
+        checksum::sum(icmp.as_bytes()),
     );
-    icmp.checksum = (!sum).to_be_bytes();
-    cx.store(Ethernet::LEN + Ipv6::LEN, &icmp).map_err(access)?;
-    let ip = Ipv6 {
-        version_class_flow: [Ipv6::VERSION, 0, 0, 0],
-        payload_len: payload.to_be_bytes(),
-        next_header: protocol::ICMPV6,
-        hop_limit: HOP_LIMIT,
-        src: router.0,
-        dst: receiver.0,
-    };
-    cx.store(Ethernet::LEN, &ip).map_err(access)
+    icmp.checksum = (!checksum::add(headers, inner)).to_be_bytes();
+    cx.store(Ethernet::LEN + Ipv6::LEN, &icmp).map_err(access)
+}
+
+/// Everything in front of the message.
+#[inline(never)]
+fn write_headers<C: Context>(cx: &mut C, parsed: &Parsed, payload: u16) -> Result<(), DropReason> {
+    let ethernet: Ethernet = cx.load(0).map_err(access)?;
+    cx.store(Ethernet::ADDRESSES, &[ethernet.src, ethernet.dst])
+        .map_err(access)?;
+    let router = cx.config().router_v6;
+    write_ip(cx, payload, HOP_LIMIT, &[router, *parsed.src()])
+}
+
+/// The IPv6 header of a control message of ours. In two pieces, which take less of the stack than one.
+#[inline(always)]
+pub(crate) fn write_ip<C: Context>(
+    cx: &mut C,
+    payload: u16,
+    hop_limit: u8,
+    ends: &[Addr; 2],
+) -> Result<(), DropReason> {
+    let [high, low] = payload.to_be_bytes();
+    let head = [Ipv6::VERSION, 0, 0, 0, high, low, protocol::ICMPV6, hop_limit];
+    cx.store(Ethernet::LEN, &head).map_err(access)?;
+    cx.store(Ethernet::LEN + V6::ADDRESSES, ends).map_err(access)
 }

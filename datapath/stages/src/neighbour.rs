@@ -15,6 +15,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     Context, Verdict,
+    icmp_error::write_ip,
     parse::Parsed,
     source::{self, Link},
     verdict::access,
@@ -185,20 +186,8 @@ fn write_headers<C: Context>(cx: &mut C, asker: &Addr, target: &Addr, link: &Lin
     };
     cx.store(Ethernet::ADDRESSES, &[mac, link.node_mac])
         .map_err(access)?;
-    let [high, low] = (Advertisement::LEN as u16).to_be_bytes();
-    let before_addresses = [
-        Ipv6::VERSION,
-        0,
-        0,
-        0,
-        high,
-        low,
-        protocol::ICMPV6,
-        icmp6::HOP_LIMIT,
-    ];
-    cx.store(Ethernet::LEN, &before_addresses).map_err(access)?;
-    cx.store(Ethernet::LEN + V6::ADDRESSES, &[*target, receiver(asker)])
-        .map_err(access)
+    let ends = [*target, receiver(asker)];
+    write_ip(cx, Advertisement::LEN as u16, icmp6::HOP_LIMIT, &ends)
 }
 
 #[inline(never)]

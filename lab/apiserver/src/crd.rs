@@ -14,6 +14,8 @@ use crate::status::{Cause, Status};
 use crate::validate::text;
 
 mod structural;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use structural::{check, decode};
 
@@ -59,6 +61,17 @@ pub(crate) fn admit(api: &Api, object: &mut Value, _old: Option<&Value>) -> Resu
     let had = items(&object["status"]["conditions"])
         .iter()
         .any(|c| c["type"] == "Established" && c["status"] == "True");
+    // Versions that were ever stored stay in the list: whoever drops one edits the status.
+    let mut stored = items(&object["status"]["storedVersions"]).to_vec();
+    for version in items(&object["spec"]["versions"])
+        .iter()
+        .filter(|v| v["storage"] == true)
+    {
+        if !stored.contains(&version["name"]) {
+            stored.push(version["name"].clone());
+        }
+    }
+    object["status"]["storedVersions"] = stored.clone().into();
     if accepted && had && object["status"]["acceptedNames"] == object["spec"]["names"] {
         return Ok(());
     }
@@ -83,11 +96,6 @@ pub(crate) fn admit(api: &Api, object: &mut Value, _old: Option<&Value>) -> Resu
             condition("Established", false, "NotAccepted", "not all names are accepted"),
         ])
     };
-    let stored: Vec<Value> = items(&object["spec"]["versions"])
-        .iter()
-        .filter(|v| v["storage"] == true)
-        .map(|v| v["name"].clone())
-        .collect();
     object["status"] = json!({
         "conditions": conditions, "storedVersions": stored,
         "acceptedNames": if accepted { object["spec"]["names"].clone() } else { json!({"kind": "", "plural": ""}) },
@@ -144,6 +152,37 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
         let at = format!("spec.versions[{index}]");
         if let Some(rule) = text::label1035(version["name"].as_str().unwrap_or_default()) {
             causes.push(Cause::invalid(format!("{at}.name"), &version["name"], rule));
+        }
+        if versions[..index]
+            .iter()
+            .any(|other| other["name"] == version["name"])
+        {
+            causes.push(Cause::duplicate(format!("{at}.name"), &version["name"]));
+        }
+        let scale = &version["subresources"]["scale"];
+        for (field, parts) in [
+            ("specReplicasPath", &[".spec."][..]),
+            ("statusReplicasPath", &[".status."]),
+            ("labelSelectorPath", &[".spec.", ".status."]),
+        ] {
+            let field_at = format!("{at}.subresources.scale.{field}");
+            match scale[field].as_str().unwrap_or_default() {
+                "" if scale.is_object() && field != "labelSelectorPath" => {
+                    causes.push(Cause::required(field_at, ""));
+                }
+                path if !path.is_empty()
+                    && !parts
+                        .iter()
+                        .any(|part| path.len() > part.len() && path.starts_with(part)) =>
+                {
+                    let detail = format!(
+                        "should be a json path under {}",
+                        parts.join(" or ").trim_end_matches('.')
+                    );
+                    causes.push(Cause::invalid(field_at, &scale[field], &detail));
+                }
+                _ => {}
+            }
         }
         if !version["schema"]["openAPIV3Schema"].is_object() {
             causes.push(Cause::required(

@@ -1,6 +1,9 @@
 //! OpenAPI, as far as kubectl reads it: which paths take `fieldValidation`, the fields for `kubectl explain` and the
 //! merge keys for `kubectl apply`.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use hyper::header::ACCEPT;
 use hyper::{HeaderMap, Response};
 use serde_json::{Map, Value, json};
@@ -9,7 +12,7 @@ use crate::api::Api;
 use crate::discovery::RELEASE;
 use crate::http::{self, Body};
 use crate::kinds::{Fields, Kind};
-use crate::schema::{self, Type, TypeDef};
+use crate::schema::{self, ListType, Type, TypeDef};
 use crate::status::Status;
 
 /// What the real server answers with; the `@` of the request is not allowed in a media type.
@@ -33,12 +36,22 @@ pub(crate) fn answer(api: &Api, rest: &str, headers: &HeaderMap) -> Result<Respo
             )
         }
         "v3" => {
-            let mut paths = Map::new();
+            // Clients keep documents by their hash: it may change only with the kinds.
+            let mut hashes: BTreeMap<String, DefaultHasher> = BTreeMap::new();
             for kind in &kinds {
-                let path = group_path(kind);
-                let url = format!("/openapi/v3/{path}?hash={:016X}", api.store.revision());
-                paths.insert(path, json!({"serverRelativeURL": url}));
+                let hasher = hashes.entry(group_path(kind)).or_default();
+                (RELEASE.2, &kind.kind, &kind.plural, kind.namespaced).hash(hasher);
+                if let Fields::Structural(schema) = &kind.fields {
+                    schema.to_string().hash(hasher);
+                }
             }
+            let paths: Map<String, Value> = hashes
+                .into_iter()
+                .map(|(path, hasher)| {
+                    let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
+                    (path, json!({"serverRelativeURL": url}))
+                })
+                .collect();
             Ok(http::json(200, &json!({"paths": paths})))
         }
         other => {
@@ -206,12 +219,29 @@ fn add(def: &'static TypeDef, prefix: &str, out: &mut Map<String, Value>) {
         } else if def.retain_keys(name) {
             shown["x-kubernetes-patch-strategy"] = "retainKeys".into();
         }
+        if matches!(field.ty, Type::List(_)) {
+            let (list, keys) = match def.list_type(name) {
+                ListType::Atomic => ("atomic", None),
+                ListType::Set => ("set", None),
+                ListType::Map(keys) => ("map", Some(keys)),
+            };
+            shown["x-kubernetes-list-type"] = list.into();
+            if let Some(keys) = keys {
+                shown["x-kubernetes-list-map-keys"] = json!(keys);
+            }
+        }
+        if def.is_atomic_map(name) {
+            shown["x-kubernetes-map-type"] = "atomic".into();
+        }
         properties.insert((*name).into(), shown);
         if field.required {
             required.push(*name);
         }
     }
     let mut shown = json!({"type": "object", "properties": properties});
+    if def.is_atomic() {
+        shown["x-kubernetes-map-type"] = "atomic".into();
+    }
     if !required.is_empty() {
         shown["required"] = json!(required);
     }

@@ -63,6 +63,8 @@ enum DecodeError {
     NotText,
     #[error("messages are nested too deeply")]
     TooDeep,
+    #[error("a field of JSON text holds something else")]
+    NotJson,
     #[error("a field has the wrong wire type")]
     WrongType,
     #[error("{0} has no protobuf form here")]
@@ -293,7 +295,10 @@ fn single(ty: &Type, wire: &Wire<'_>, depth: usize) -> Result<Value, DecodeError
         (Type::Quantity, Wire::Bytes(bytes)) => text_of(bytes)?.into(),
         (Type::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes)?,
         // `JSON` and `RawExtension`: field 1 is JSON text.
-        (Type::Any, Wire::Bytes(bytes)) => serde_json::from_str(&text_of(bytes)?).unwrap_or(Value::Null),
+        (Type::Any, Wire::Bytes(bytes)) => match text_of(bytes)?.as_str() {
+            "" => Value::Null,
+            text => serde_json::from_str(text).map_err(|_| DecodeError::NotJson)?,
+        },
         (Type::Named(name), Wire::Bytes(bytes)) => {
             let def = schema::find(name).ok_or_else(|| DecodeError::UnknownKind((*name).to_owned()))?;
             let mut out = Map::new();

@@ -1,11 +1,18 @@
 //! Structural schemas: pruning, defaults, and the checks that OpenAPI can say.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::nothing;
 use crate::object::items;
 use crate::schema::{self, TypeMismatch};
 use crate::status::Cause;
+
+/// Compiled patterns that are kept.
+const PATTERNS: usize = 256;
 
 fn properties(schema: &Value) -> &Map<String, Value> {
     schema["properties"].as_object().unwrap_or_else(|| nothing())
@@ -139,10 +146,10 @@ pub(crate) fn check(schema: &Value, value: &Value, path: &str, causes: &mut Vec<
                 "chars long",
                 causes,
             );
-            let pattern = schema["pattern"]
+            if let Some(pattern) = schema["pattern"]
                 .as_str()
-                .and_then(|p| Some((p, regex::Regex::new(p).ok()?)));
-            if let Some((pattern, _)) = pattern.filter(|(_, regex)| !regex.is_match(text)) {
+                .filter(|pattern| !matches(pattern, text))
+            {
                 causes.push(Cause::invalid(
                     field,
                     value,
@@ -162,6 +169,17 @@ fn object(schema: &Value, map: &Map<String, Value>, path: &str, causes: &mut Vec
             causes.push(Cause::required(join(path, required), ""));
         }
     }
+    let limit = |name: &str| schema[name].as_u64().and_then(|n| usize::try_from(n).ok());
+    let field = if path.is_empty() { "<nil>" } else { path };
+    let shown = || Value::Object(map.clone());
+    if let Some(least) = limit("minProperties").filter(|least| map.len() < *least) {
+        let text = format!("{field} in body should have at least {least} properties");
+        causes.push(Cause::invalid(field, &shown(), &text));
+    }
+    if let Some(most) = limit("maxProperties").filter(|most| map.len() > *most) {
+        let text = format!("{field} in body should have at most {most} properties");
+        causes.push(Cause::invalid(field, &shown(), &text));
+    }
     let known = properties(schema);
     for (key, value) in map {
         if path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&key.as_str()) {
@@ -175,6 +193,21 @@ fn object(schema: &Value, map: &Map<String, Value>, path: &str, causes: &mut Vec
             None => {}
         }
     }
+}
+
+/// Whether a text matches a pattern; one that cannot be read matches everything.
+fn matches(pattern: &str, text: &str) -> bool {
+    static COMPILED: Mutex<BTreeMap<String, Option<Regex>>> = Mutex::new(BTreeMap::new());
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if compiled.len() > PATTERNS && !compiled.contains_key(pattern) {
+        compiled.clear();
+    }
+    let regex = compiled
+        .entry(pattern.to_owned())
+        .or_insert_with(|| Regex::new(pattern).ok())
+        .clone();
+    drop(compiled);
+    regex.is_none_or(|regex| regex.is_match(text))
 }
 
 fn has_type(schema: &Value, value: &Value) -> bool {

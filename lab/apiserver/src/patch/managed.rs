@@ -4,6 +4,8 @@
 //! `before-first-apply`. A field may have several owners as long as they agree about its value; who applies another
 //! value is refused (409) or, with `force`, becomes the only one. Other writers take the fields that they change.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use super::fields::FieldSet;
@@ -316,7 +318,7 @@ fn unique(shape: Shape<'_>, value: &Value, path: &str) -> Result<(), Status> {
             .try_for_each(|(name, value)| unique(shape.member(name), value, &format!("{path}.{name}"))),
         Value::Array(list) => {
             let elements = shape.elements();
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             for item in list {
                 let Some(step) = elements.step(item) else {
                     return Ok(());
@@ -357,9 +359,10 @@ fn overlay(shape: Shape<'_>, object: &mut Value, config: &Value) {
                 *object = Value::Array(Vec::new());
             }
             let Value::Array(list) = object else { return };
+            let known: BTreeMap<Option<String>, usize> =
+                (0..list.len()).map(|at| (elements.step(&list[at]), at)).collect();
             for item in config {
-                let step = elements.step(item);
-                match list.iter_mut().find(|old| elements.step(old) == step) {
+                match known.get(&elements.step(item)).and_then(|at| list.get_mut(*at)) {
                     Some(old) => overlay(shape.element(), old, item),
                     None => list.push(item.clone()),
                 }

@@ -1,6 +1,8 @@
 //! Strategic merge patch: lists merge by key, and directives (`$patch`, `$retainKeys`, `$deleteFromPrimitiveList/…`,
 //! `$setElementOrder/…`) say what plain JSON cannot.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::object::{items, map_mut};
@@ -149,7 +151,11 @@ fn sort(list: &mut Vec<Value>, merge_key: &str, order: &[Value]) {
             item[merge_key].clone()
         }
     };
-    let rank = |item: &Value| order.iter().position(|o| identity(o) == identity(item));
+    let mut ranks = HashMap::new();
+    for (at, item) in order.iter().enumerate() {
+        ranks.entry(identity(item).to_string()).or_insert(at);
+    }
+    let rank = |item: &Value| ranks.get(&identity(item).to_string()).copied();
     let mut last = None;
     let mut keyed: Vec<(Option<usize>, usize, Value)> = std::mem::take(list)
         .into_iter()

@@ -122,6 +122,135 @@ fn json_patch_rows() {
     }
 }
 
+/// The rows of RFC 7386, appendix A, whose patch and target are objects.
+#[test]
+fn merge_patch_rows() {
+    let rows = [
+        (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+        (json!({"a": "b"}), json!({"a": null}), json!({})),
+        (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+        (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+        (
+            json!({"a": {"b": "c"}}),
+            json!({"a": {"b": "d", "c": null}}),
+            json!({"a": {"b": "d"}}),
+        ),
+        (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+        (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+        (
+            json!({}),
+            json!({"a": {"bb": {"ccc": null}}}),
+            json!({"a": {"bb": {}}}),
+        ),
+    ];
+    for (object, patch, wanted) in rows {
+        assert_eq!(
+            apply(PatchKind::Merge, None, object, &patch),
+            Ok(wanted),
+            "{patch}"
+        );
+    }
+}
+
+/// Rows of RFC 6902, appendix A.
+#[test]
+fn json_patch_rows_of_the_rfc() {
+    let one = |op: Value| json!([op]);
+    let rows = [
+        (
+            json!({"foo": ["bar", "baz"]}),
+            one(json!({"op": "add", "path": "/foo/1", "value": "q"})),
+            Some(json!({"foo": ["bar", "q", "baz"]})),
+        ),
+        (
+            json!({"foo": ["bar"]}),
+            one(json!({"op": "add", "path": "/foo/-", "value": ["a"]})),
+            Some(json!({"foo": ["bar", ["a"]]})),
+        ),
+        (
+            json!({"foo": ["a", "b", "c"]}),
+            one(json!({"op": "remove", "path": "/foo/1"})),
+            Some(json!({"foo": ["a", "c"]})),
+        ),
+        (
+            json!({"foo": ["a", "b", "c"]}),
+            one(json!({"op": "move", "from": "/foo/1", "path": "/foo/2"})),
+            Some(json!({"foo": ["a", "c", "b"]})),
+        ),
+        (
+            json!({"foo": {"bar": 1}}),
+            one(json!({"op": "copy", "from": "/foo", "path": "/foo/again"})),
+            Some(json!({"foo": {"bar": 1, "again": {"bar": 1}}})),
+        ),
+        (
+            json!({"/": 9, "~1": 10}),
+            one(json!({"op": "test", "path": "/~01", "value": 10})),
+            Some(json!({"/": 9, "~1": 10})),
+        ),
+        (
+            json!({"foo": null}),
+            one(json!({"op": "test", "path": "/foo", "value": null, "xyz": 1})),
+            Some(json!({"foo": null})),
+        ),
+        (
+            json!({"/": 9, "~1": 10}),
+            one(json!({"op": "test", "path": "/~01", "value": "10"})),
+            None,
+        ),
+        (
+            json!({"foo": "bar"}),
+            one(json!({"op": "add", "path": "/baz/bat", "value": "q"})),
+            None,
+        ),
+        (
+            json!({"foo": ["bar"]}),
+            one(json!({"op": "add", "path": "/foo/8", "value": "q"})),
+            None,
+        ),
+        (
+            json!({"foo": {"bar": 1}}),
+            one(json!({"op": "move", "from": "/foo", "path": "/foo/bar/x"})),
+            None,
+        ),
+        // All or nothing.
+        (
+            json!({"foo": 1}),
+            json!([{"op": "remove", "path": "/foo"}, {"op": "test", "path": "/foo", "value": 1}]),
+            None,
+        ),
+    ];
+    for (object, patch, wanted) in rows {
+        let got = apply(PatchKind::Json, None, object, &patch);
+        assert_eq!(got.map_err(|s| s.code), wanted.ok_or(422), "{patch}");
+    }
+}
+
+#[test]
+fn a_json_patch_cannot_grow_an_object_without_bounds() {
+    let copy = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+    let doubled: Vec<Value> = std::iter::repeat_n(copy, 60).collect();
+    let deeper = json!({"op": "copy", "from": "/a", "path": "/a/0"});
+    let nested: Vec<Value> = std::iter::repeat_n(deeper, 60).collect();
+    // Each step puts what is there into the innermost of a new nest.
+    let mut moved = Vec::new();
+    for _ in 0..20 {
+        moved.push(json!({"op": "move", "from": "/a", "path": "/b"}));
+        moved.push(json!({"op": "add", "path": "/a", "value": [[[[[[[[[]]]]]]]]]}));
+        moved.push(json!({"op": "move", "from": "/b", "path": "/a/0/0/0/0/0/0/0/0/-"}));
+    }
+    for patch in [doubled, nested, moved] {
+        let refused = apply(PatchKind::Json, None, json!({"a": [1]}), &patch.into()).unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert!(refused.message.contains("too large"), "{refused}");
+    }
+    let test = json!({"op": "test", "path": "/a", "value": [1]});
+    let many: Vec<Value> = std::iter::repeat_n(test, OPERATIONS + 1).collect();
+    let refused = apply(PatchKind::Json, None, json!({"a": [1]}), &many.into()).unwrap_err();
+    assert_eq!(refused.code, 413);
+}
+
 fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -69,6 +69,7 @@ impl PortForward {
             let stream = self.session.accept().await?;
             let kind = stream.header("streamtype").unwrap_or_default();
             let port = stream.header("port").and_then(|port| port.parse().ok());
+            let port = port.filter(|port| *port > 0);
             let (Some(port), "data" | "error") = (port, kind) else {
                 continue;
             };

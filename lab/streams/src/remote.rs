@@ -184,6 +184,7 @@ async fn over_spdy(mut session: Session, version: u8, wanted: Wanted) -> Result<
         }
         missing -= 1;
     }
+    session.refuse_more();
     let io = |stream: Option<Stream>| stream.map(|stream| stream.io);
     let (sizes, resizing) = match io(resize) {
         Some(stream) => {

@@ -151,8 +151,7 @@ where
                 let data = match message {
                     Message::Binary(data) => data,
                     Message::Text(text) => Bytes::from(text),
-                    Message::Close(_) => return,
-                    // Pings are answered by the library.
+                    // Pings are answered by the library, and so is a close: reading on sends the answer, and is the end.
                     _ => continue,
                 };
                 match channel::decode(&data, encoding, has_close) {

@@ -9,7 +9,7 @@ use super::dictionary::dictionary;
 
 /// The largest header block after decompression, in bytes.
 const MAX_BLOCK: usize = 64 << 10;
-/// zlib's return code Z_NEED_DICT surfaces as an error that names the dictionary; it is set once per connection.
+/// Most headers of a block.
 const MAX_HEADERS: usize = 256;
 
 /// Headers in the order of the wire, names in lower case.

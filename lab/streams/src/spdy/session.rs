@@ -13,7 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
-    sync::{Notify, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -22,7 +22,7 @@ use tracing::debug;
 use super::{
     frame::{self, Frame, FrameError, Rst},
     headers::{HeaderDecoder, HeaderEncoder, HeaderError, Headers},
-    window::Windows,
+    window::{Overflow, Windows},
 };
 
 /// Streams of one connection that may be open at a time.
@@ -35,6 +35,8 @@ const PIECE: usize = 16 << 10;
 const QUEUE: usize = 16;
 /// How much is read before the peer is given room again.
 const GRANT_EVERY: usize = 16 << 10;
+/// Bytes of one connection that wait to be read by the users of its streams.
+const UNREAD: usize = 4 << 20;
 
 /// A stream that the client opened.
 #[derive(Debug)]
@@ -74,6 +76,8 @@ enum SessionError {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Header(#[from] HeaderError),
+    #[error(transparent)]
+    Window(#[from] Overflow),
     #[error("the writing side is gone")]
     WriterGone,
 }
@@ -124,6 +128,7 @@ impl Session {
                 granted: Notify::new(),
             }),
             senders: senders.clone(),
+            unread: Arc::new(Semaphore::new(UNREAD)),
             last_stream: 0,
         };
         let reading = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -144,6 +149,11 @@ impl Session {
     /// The next stream the client opens; `None` once the connection is over.
     pub async fn accept(&mut self) -> Option<Stream> {
         self.incoming.recv().await
+    }
+
+    /// Resets streams that the client opens from now on: nobody would serve them.
+    pub fn refuse_more(&mut self) {
+        self.incoming.close();
     }
 
     /// Waits until the connection is over by the client's doing.
@@ -206,10 +216,13 @@ async fn write_frames<W: AsyncWrite>(io: WriteHalf<W>, mut frames: mpsc::Receive
     io.shutdown().await
 }
 
+/// Bytes for a user, and the room that they take until they are read.
+type Piece = (Bytes, OwnedSemaphorePermit);
+
 /// What the reader keeps of an open stream.
 struct Open {
     /// Gone after the client's FIN.
-    inbound: Option<mpsc::Sender<Bytes>>,
+    inbound: Option<mpsc::Sender<Piece>>,
     /// Ends both directions when dropped by a reset.
     tasks: [tokio::task::AbortHandle; 2],
 }
@@ -228,6 +241,8 @@ struct Reader<R> {
     streams: HashMap<u32, Open>,
     flow: Arc<Flow>,
     senders: TaskTracker,
+    /// Room for bytes that nobody has read yet: frames are large, and streams many.
+    unread: Arc<Semaphore>,
     last_stream: u32,
 }
 
@@ -282,10 +297,7 @@ impl<R: AsyncRead + Send> Reader<R> {
                 }
             }
             Frame::RstStream { stream, .. } => {
-                if let Some(stream) = self.streams.remove(&stream) {
-                    stream.tasks.iter().for_each(tokio::task::AbortHandle::abort);
-                }
-                self.flow.windows().close(stream);
+                self.forget(stream);
             }
             Frame::Settings(settings) => {
                 self.flow.windows().settings(&settings);
@@ -295,8 +307,13 @@ impl<R: AsyncRead + Send> Reader<R> {
             Frame::Ping(id) if id % 2 == 1 => self.send(Frame::Ping(id)).await?,
             Frame::WindowUpdate { stream, delta } => {
                 let granted = self.flow.windows().grant(stream, delta);
-                if granted.is_err() {
-                    self.reset(stream, Rst::FlowControlError).await?;
+                match granted {
+                    Err(overflow) if stream == 0 => return Err(overflow.into()),
+                    Err(_) => {
+                        self.forget(stream);
+                        self.reset(stream, Rst::FlowControlError).await?;
+                    }
+                    Ok(()) => {}
                 }
                 self.flow.granted.notify_waiters();
             }
@@ -318,7 +335,8 @@ impl<R: AsyncRead + Send> Reader<R> {
         }
         self.last_stream = id;
         self.streams.retain(|_, stream| !stream.is_over());
-        let Some(opened) = self.opened.clone().filter(|_| self.streams.len() < MAX_STREAMS) else {
+        let room = self.streams.len() < MAX_STREAMS;
+        let Some(opened) = self.opened.clone().filter(|opened| room && !opened.is_closed()) else {
             return self.reset(id, Rst::RefusedStream).await;
         };
         self.flow.windows().open(id);
@@ -362,12 +380,24 @@ impl<R: AsyncRead + Send> Reader<R> {
         if let Some(inbound) = &open.inbound
             && !data.is_empty()
         {
-            let _ = inbound.send(data).await;
+            let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            // Never closed; a frame is smaller than all of the room.
+            if let Ok(room) = self.unread.clone().acquire_many_owned(size).await {
+                let _ = inbound.send((data, room)).await;
+            }
         }
         if fin {
             open.inbound = None;
         }
         Ok(())
+    }
+
+    /// Ends a stream in both directions.
+    fn forget(&mut self, id: u32) {
+        if let Some(stream) = self.streams.remove(&id) {
+            stream.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+        }
+        self.flow.windows().close(id);
     }
 
     async fn reset(&mut self, id: u32, why: Rst) -> Result<(), SessionError> {
@@ -390,11 +420,11 @@ impl<R: AsyncRead + Send> Reader<R> {
 async fn receive(
     id: u32,
     mut to_app: WriteHalf<DuplexStream>,
-    mut pieces: mpsc::Receiver<Bytes>,
+    mut pieces: mpsc::Receiver<Piece>,
     writer: mpsc::Sender<Frame>,
 ) {
     let mut unacknowledged = 0;
-    while let Some(piece) = pieces.recv().await {
+    while let Some((piece, _room)) = pieces.recv().await {
         // A user who no longer reads does not stop the other streams: the rest is swallowed.
         let _ = to_app.write_all(&piece).await;
         unacknowledged += piece.len();

@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Toleration};
-use lab_apiserver::{Client, DeleteOptions, Patch, Resource};
+use lab_apiserver::{Client, Patch, Resource};
 use serde_json::{Value, json};
 
 use super::common::{self, Availability};
-use super::events::{self, Kind, Subject};
+use super::events::Subject;
 use super::fit;
+use super::owned_pods::OwnedPods;
 use super::{Controller, Key, Next, Trigger, template};
 
 /// The label that says which template a pod was made of.
@@ -33,61 +34,22 @@ impl DaemonSets {
         Self { client }
     }
 
-    async fn carry_out(&self, set: &DaemonSet, key: &Key, hash: &str, plan: &Plan<'_>) -> anyhow::Result<()> {
-        let pods = Resource::core("pods");
-        let subject = Subject {
-            api_version: "apps/v1",
-            kind: "DaemonSet",
-            meta: &set.metadata,
+    async fn carry_out(&self, set: &DaemonSet, hash: &str, plan: &Plan<'_>) -> anyhow::Result<()> {
+        let owned = OwnedPods {
+            client: &self.client,
+            component: COMPONENT,
+            owner: Subject {
+                api_version: "apps/v1",
+                kind: "DaemonSet",
+                meta: &set.metadata,
+            },
         };
         for pod in &plan.delete {
-            common::delete(&self.client, &pods, &pod.metadata, DeleteOptions::default()).await?;
-            let message = format!(
-                "Deleted pod: {}",
-                pod.metadata.name.as_deref().unwrap_or_default()
-            );
-            events::record(
-                &self.client,
-                COMPONENT,
-                subject,
-                Kind::Normal,
-                "SuccessfulDelete",
-                &message,
-            )
-            .await;
+            owned.delete(pod).await?;
         }
         for node in &plan.create {
-            let pod = pod_for(set, hash, node);
-            match self.client.create(&pods, key.namespace(), pod).await {
-                Ok(pod) => {
-                    let message = format!(
-                        "Created pod: {}",
-                        pod["metadata"]["name"].as_str().unwrap_or_default()
-                    );
-                    events::record(
-                        &self.client,
-                        COMPONENT,
-                        subject,
-                        Kind::Normal,
-                        "SuccessfulCreate",
-                        &message,
-                    )
-                    .await;
-                }
-                Err(status) => {
-                    let message = format!("Error creating: {status}");
-                    events::record(
-                        &self.client,
-                        COMPONENT,
-                        subject,
-                        Kind::Warning,
-                        "FailedCreate",
-                        &message,
-                    )
-                    .await;
-                    return Err(status).context("cannot create a pod");
-                }
-            }
+            let created = owned.create(pod_for(set, hash, node)).await;
+            created.context("cannot create a pod")?;
         }
         Ok(())
     }
@@ -121,7 +83,7 @@ impl Controller for DaemonSets {
         pods.retain(|pod| common::is_controlled_by(&pod.metadata, &uid));
         let plan = Plan::new(&set, &hash, &nodes, &pods, Timestamp::now());
         if set.metadata.deletion_timestamp.is_none() {
-            self.carry_out(&set, key, &hash, &plan).await?;
+            self.carry_out(&set, &hash, &plan).await?;
         }
         let current = serde_json::to_value(&set.status)?;
         if plan

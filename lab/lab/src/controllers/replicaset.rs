@@ -7,11 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
-use lab_apiserver::{Client, DeleteOptions, Patch, Resource};
+use lab_apiserver::{Client, Patch, Resource};
 use serde_json::{Value, json};
 
 use super::common::{self, Availability};
-use super::events::{self, Kind, Subject};
+use super::events::Subject;
+use super::owned_pods::OwnedPods;
 use super::{Controller, Key, Next, Trigger, template};
 
 /// Its name in events.
@@ -27,59 +28,6 @@ pub(crate) struct ReplicaSets {
 impl ReplicaSets {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
-    }
-
-    /// Makes pods; answers why it could not.
-    async fn create(&self, set: &ReplicaSet, key: &Key, count: usize) -> Option<String> {
-        let pods = Resource::core("pods");
-        let subject = Subject {
-            api_version: "apps/v1",
-            kind: "ReplicaSet",
-            meta: &set.metadata,
-        };
-        let template = set.spec.template.clone().unwrap_or_default();
-        for _ in 0..count.min(BURST) {
-            let owner = common::controller_reference("apps/v1", "ReplicaSet", &set.metadata);
-            match self
-                .client
-                .create(
-                    &pods,
-                    key.namespace(),
-                    template::pod(&template, &key.name, &owner, &[]),
-                )
-                .await
-            {
-                Ok(pod) => {
-                    let message = format!(
-                        "Created pod: {}",
-                        pod["metadata"]["name"].as_str().unwrap_or_default()
-                    );
-                    events::record(
-                        &self.client,
-                        COMPONENT,
-                        subject,
-                        Kind::Normal,
-                        "SuccessfulCreate",
-                        &message,
-                    )
-                    .await;
-                }
-                Err(status) => {
-                    let message = format!("Error creating: {status}");
-                    events::record(
-                        &self.client,
-                        COMPONENT,
-                        subject,
-                        Kind::Warning,
-                        "FailedCreate",
-                        &message,
-                    )
-                    .await;
-                    return Some(status.to_string());
-                }
-            }
-        }
-        None
     }
 }
 
@@ -109,29 +57,26 @@ impl Controller for ReplicaSets {
 
         let mut failure = None;
         if set.metadata.deletion_timestamp.is_none() {
-            if pods.len() < wanted {
-                failure = self.create(&set, key, wanted - pods.len()).await;
-            }
-            let subject = Subject {
-                api_version: "apps/v1",
-                kind: "ReplicaSet",
-                meta: &set.metadata,
+            let owned = OwnedPods {
+                client: &self.client,
+                component: COMPONENT,
+                owner: Subject {
+                    api_version: "apps/v1",
+                    kind: "ReplicaSet",
+                    meta: &set.metadata,
+                },
             };
+            let template = set.spec.template.clone().unwrap_or_default();
+            let owner = common::controller_reference("apps/v1", "ReplicaSet", &set.metadata);
+            for _ in 0..wanted.saturating_sub(pods.len()).min(BURST) {
+                let pod = template::pod(&template, &key.name, &owner, &[]);
+                if let Err(status) = owned.create(pod).await {
+                    failure = Some(status.to_string());
+                    break;
+                }
+            }
             for pod in surplus(&pods, wanted).into_iter().take(BURST) {
-                common::delete(&self.client, &resource, &pod.metadata, DeleteOptions::default()).await?;
-                let message = format!(
-                    "Deleted pod: {}",
-                    pod.metadata.name.as_deref().unwrap_or_default()
-                );
-                events::record(
-                    &self.client,
-                    COMPONENT,
-                    subject,
-                    Kind::Normal,
-                    "SuccessfulDelete",
-                    &message,
-                )
-                .await;
+                owned.delete(pod).await?;
             }
         }
 

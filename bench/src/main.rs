@@ -1,8 +1,13 @@
 //! `cargo xtask bench`: the performance table. Every row is a ratio taken side by side in one run; method and first figures
 //! are in docs/performance.md.
 
+mod connects;
+mod first_packet;
+mod kube_proxy;
 mod node;
+mod one_node;
 mod packets;
+mod services;
 mod table;
 mod topology;
 mod traffic;
@@ -28,7 +33,13 @@ struct Args {
     /// The binary whose agent is measured.
     #[arg(long, default_value = "target/release/seta")]
     seta: PathBuf,
-    /// Only packets, or only the node.
+    /// Sizes of the tables of services; the largest 100000.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 10_000, 100_000])]
+    sizes: Vec<u32>,
+    /// Connections of one sample.
+    #[arg(long, default_value_t = 6_000)]
+    connections: usize,
+    /// Only packets, only the node, or only services.
     #[arg(long, value_enum)]
     only: Option<Part>,
 }
@@ -39,6 +50,8 @@ enum Part {
     Packets,
     /// CNI, start of the agent, memory.
     Node,
+    /// Connections through services.
+    Services,
 }
 
 fn main() -> ExitCode {
@@ -53,13 +66,17 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    if args.only != Some(Part::Node) {
+    let wanted = |part| args.only.is_none_or(|only| only == part);
+    if wanted(Part::Packets) {
         packets::run(
             args.rounds.max(1),
             Duration::from_secs_f64(args.seconds.clamp(0.1, 60.0)),
         )?;
     }
-    if args.only != Some(Part::Packets) {
+    if wanted(Part::Services) {
+        services::run(&args.sizes, args.rounds.max(1), args.connections.max(1))?;
+    }
+    if wanted(Part::Node) {
         node::run(&args.seta, args.adds.max(1))?;
     }
     Ok(())

@@ -17,21 +17,22 @@ pub(crate) fn print(title: &str, ratios: &[&str], rows: &[Row<'_>]) {
     for row in rows {
         print!("{:<8} {:>14.2}", row.name, median(row.samples));
         for base in row.bases {
-            let ratios: Vec<f64> = row
-                .samples
-                .iter()
-                .zip(base)
-                .map(|(ours, theirs)| ours / theirs)
-                .collect();
-            let smallest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-            let largest = ratios.iter().copied().fold(0.0, f64::max);
-            print!(
-                " {:>24}",
-                format!("{:.3} [{smallest:.3}..{largest:.3}]", median(&ratios))
-            );
+            print!(" {:>24}", ratio(row.samples, base));
         }
         println!();
     }
+}
+
+/// How one variant compares with another: median, smallest and largest ratio of the rounds.
+pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> String {
+    let ratios: Vec<f64> = ours
+        .iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| ours / theirs)
+        .collect();
+    let smallest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let largest = ratios.iter().copied().fold(0.0, f64::max);
+    format!("{:.3} [{smallest:.3}..{largest:.3}]", median(&ratios))
 }
 
 /// The middle sample; of an even number, the mean of the two in the middle.

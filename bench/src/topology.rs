@@ -109,18 +109,10 @@ impl Topology {
 
     /// Interface index and MAC address of a device.
     pub(crate) fn device(&self, kind: &str, side: usize, device: &str) -> Result<(u32, [u8; 6])> {
-        let text = output(&format!(
+        index_and_mac(&output(&format!(
             "-n {} -j link show dev {device}",
             self.netns_name(kind, side)
-        ))?;
-        let links: serde_json::Value = serde_json::from_str(&text).context("ip -j")?;
-        let index = links[0]["ifindex"].as_u64().context("ifindex")?;
-        let mut mac = [0; 6];
-        let text = links[0]["address"].as_str().context("address")?;
-        for (byte, part) in mac.iter_mut().zip(text.split(':')) {
-            *byte = u8::from_str_radix(part, 16).context("MAC address")?;
-        }
-        Ok((u32::try_from(index).context("ifindex")?, mac))
+        ))?)
     }
 
     fn netns_name(&self, kind: &str, side: usize) -> String {
@@ -164,11 +156,23 @@ impl Drop for Topology {
     }
 }
 
-fn ip(args: &str) -> Result<()> {
+/// From what `ip -j link show` prints of a device.
+pub(crate) fn index_and_mac(text: &str) -> Result<(u32, [u8; 6])> {
+    let links: serde_json::Value = serde_json::from_str(text).context("ip -j")?;
+    let index = links[0]["ifindex"].as_u64().context("ifindex")?;
+    let mut mac = [0; 6];
+    let text = links[0]["address"].as_str().context("address")?;
+    for (byte, part) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(part, 16).context("MAC address")?;
+    }
+    Ok((u32::try_from(index).context("ifindex")?, mac))
+}
+
+pub(crate) fn ip(args: &str) -> Result<()> {
     output(args).map(drop)
 }
 
-fn output(args: &str) -> Result<String> {
+pub(crate) fn output(args: &str) -> Result<String> {
     let output = Command::new("ip")
         .args(args.split_whitespace())
         .output()

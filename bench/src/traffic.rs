@@ -127,12 +127,12 @@ fn prepare(stream: &TcpStream) -> Result<()> {
 }
 
 /// This thread's sockets are made in that namespace from now on.
-fn enter(netns: &Path) -> Result<()> {
+pub(crate) fn enter(netns: &Path) -> Result<()> {
     let file = File::open(netns).with_context(|| format!("open {}", netns.display()))?;
     setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {}", netns.display()))
 }
 
-fn pin(cpu: usize) -> Result<()> {
+pub(crate) fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu).context("CPU number")?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pin to CPU {cpu}"))

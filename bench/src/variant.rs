@@ -62,7 +62,7 @@ impl Path {
                 Variant::Plain => {}
                 Variant::Limit => path.limits.extend(limit(&path.topology, side)?),
                 Variant::Seta | Variant::SetaStack => {
-                    let root = Bpffs::new(variant, side)?;
+                    let root = Bpffs::new(&format!("{}-{side}", variant.name()))?;
                     path.datapaths
                         .push(seta(&path.topology, side, &root, variant == Variant::Seta)?);
                     path._roots.push(root);
@@ -186,7 +186,7 @@ fn seta(topology: &Topology, side: usize, root: &Bpffs, host_routing: bool) -> R
     })
 }
 
-fn address(text: &str) -> Result<Addr> {
+pub(crate) fn address(text: &str) -> Result<Addr> {
     Ok(Addr(
         text.parse::<Ipv6Addr>()
             .with_context(|| format!("`{text}` is no address"))?
@@ -195,7 +195,7 @@ fn address(text: &str) -> Result<Addr> {
 }
 
 /// Interface indexes mean something only inside their namespace; a thread of its own goes there and ends.
-fn in_netns<T: Send + 'static>(
+pub(crate) fn in_netns<T: Send + 'static>(
     netns: PathBuf,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -210,11 +210,11 @@ fn in_netns<T: Send + 'static>(
 }
 
 /// A bpffs of its own for the pins of one node.
-struct Bpffs(PathBuf);
+pub(crate) struct Bpffs(PathBuf);
 
 impl Bpffs {
-    fn new(variant: Variant, side: usize) -> Result<Self> {
-        let root = PathBuf::from(format!("/run/seta-bench/{}-{side}", variant.name()));
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let root = PathBuf::from(format!("/run/seta-bench/{name}"));
         std::fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
         let bpffs = Self(root);
         bpffs.unmount();
@@ -227,6 +227,10 @@ impl Bpffs {
             bail!("cannot mount bpffs at {}", bpffs.0.display());
         }
         Ok(bpffs)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0
     }
 
     fn unmount(&self) {

@@ -29,7 +29,9 @@ pub fn body(data: &[u8]) {
     let Ok(mut object) = read else { return };
     let version = object["apiVersion"].as_str().unwrap_or_default();
     let name = object["kind"].as_str().unwrap_or_default();
-    let kind = builtin().iter().find(|kind| kind.kind == name && kind.api_version() == version);
+    let kind = builtin()
+        .iter()
+        .find(|kind| kind.kind == name && kind.api_version() == version);
     if let Some(kind) = kind {
         admit(kind, &mut object);
     }
@@ -180,10 +182,7 @@ pub fn managed(data: &[u8]) {
         b'n' => "Node",
         _ => "Deployment",
     };
-    let (Some(kind), Some(lines)) = (
-        builtin().iter().find(|kind| kind.kind == name),
-        objects(rest),
-    ) else {
+    let (Some(kind), Some(lines)) = (builtin().iter().find(|kind| kind.kind == name), objects(rest)) else {
         return;
     };
     let Fields::Builtin(types) = kind.fields else {
@@ -193,7 +192,10 @@ pub fn managed(data: &[u8]) {
     let mut lines = lines.into_iter().filter_map(decoded);
     let Some(mut object) = lines.next() else { return };
     for (manager, config) in ["one", "two"].into_iter().cycle().zip(lines) {
-        let writer = managed::Writer { manager, subresource: "" };
+        let writer = managed::Writer {
+            manager,
+            subresource: "",
+        };
         // Without force it may be refused, and says so.
         let _ = managed::apply(kind, &object, &config, writer, false);
         let apply = |before: Value| {
@@ -203,7 +205,11 @@ pub fn managed(data: &[u8]) {
             Some(after)
         };
         let Some(once) = apply(object) else { return };
-        assert_eq!(apply(once.clone()).as_ref(), Some(&once), "changed when applied twice");
+        assert_eq!(
+            apply(once.clone()).as_ref(),
+            Some(&once),
+            "changed when applied twice"
+        );
         object = once;
     }
 }

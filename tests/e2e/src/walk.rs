@@ -144,6 +144,32 @@ done"#,
         expect: &["200"],
     },
     Step {
+        why: "A service in front of the server",
+        script: "kubectl expose po server --type=ClusterIP --port=80 --labels app=server && kubectl describe svc/server",
+        expect: &[
+            "service/server exposed",
+            "IP Family Policy:",
+            "SingleStack",
+            "IPs:                      fd00:10:96::",
+            "Port:                     <unset>  80/TCP",
+            "Endpoints:                [fd00:10:244:1::",
+        ],
+    },
+    Step {
+        why: "From the client to the server by the service's address: its socket is connected to the server itself",
+        script: r#"kubectl exec po/client -- curl -6 -s -o /dev/null -w "%{http_code}" "http://[$(kubectl get svc server -o jsonpath='{.spec.clusterIP}')]""#,
+        expect: &["200"],
+    },
+    Step {
+        why: "And by its name, once cluster DNS is ready",
+        script: "kubectl -n kube-system rollout status deploy/coredns --timeout=60s && kubectl exec po/client -- curl -6 -s -vvv http://server.default.svc",
+        expect: &[
+            "successfully rolled out",
+            "Connected to server.default.svc (fd00:10:96::",
+            "< HTTP/1.1 200 OK",
+        ],
+    },
+    Step {
         why: "The configuration",
         script: "seta config view | grep -e big -e ipv6",
         expect: &["enable-ipv6-big-tcp", "enable-ipv6 "],

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::client::Cluster;
 use crate::error::{RequestError, request};
-use crate::{policy_crds, types};
+use crate::{lbipam, policy_crds, types};
 
 /// Version of our schemas, on the scale of Cilium: that of v1.15.1. A cluster that has newer ones of Cilium keeps
 /// them; they admit everything that we write.
@@ -63,7 +63,10 @@ pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error>
     let derived = derived
         .into_iter()
         .map(|(crd, subresources)| complete(&crd, subresources.as_ref()));
-    let written = policy_crds::definitions().into_iter().map(serde_json::from_value);
+    let written = policy_crds::definitions().into_iter();
+    let written = written
+        .chain([lbipam::crd::definition()])
+        .map(serde_json::from_value);
     derived
         .chain(written)
         .map(|crd| {

@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod gc;
 mod identity;
+mod lbipam;
 mod lease;
 mod node;
 mod policy_crds;
@@ -23,6 +24,7 @@ pub use crds::{CrdError, SCHEMA_VERSION, definitions};
 pub use error::{RequestError, RequestErrorKind};
 pub use gc::{Deleted, ObjectVersion, StoredEndpoint, StoredIdentity, StoredNode};
 pub use identity::{ResolveError, Resolved};
+pub use lbipam::{LoadBalancers, NoLoadBalancers, PoolKind, Responsibility, StoredBalancer, StoredPool};
 pub use lease::{Election, Leadership, LeaseError, LeaseTimes};
 pub use watch::{Change, Input, Kind, WatchEnded, WatchState, Watches};
 

@@ -1,7 +1,7 @@
-//! The operator: what has to be done once per cluster and not once per node. It registers the CRDs and removes objects
-//! that nobody uses any more.
+//! The operator: what has to be done once per cluster and not once per node. It registers the CRDs, gives load balancers
+//! their addresses, and removes objects that nobody uses any more.
 //!
-//! Several replicas are safe: only the holder of a Lease collects garbage. Without an operator running pods
+//! Several replicas are safe: only the holder of a Lease gives addresses and collects garbage. Without an operator running pods
 //! still start (once the CRDs exist) and no traffic is affected.
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 mod collect;
 mod garbage;
+mod lbipam;
 mod metrics;
 mod options;
 mod serve;
@@ -26,6 +27,7 @@ mod serve;
 pub use options::Args;
 
 use collect::Collector;
+use lbipam::Allocator;
 use metrics::Metrics;
 use options::Options;
 
@@ -115,7 +117,8 @@ async fn drain(tasks: &mut JoinSet<anyhow::Result<()>>) {
     }
 }
 
-/// Registers the definitions, then takes part in the election and collects garbage while it is the leader.
+/// Registers the definitions, then takes part in the election, and gives addresses and collects garbage while it is
+/// the leader.
 async fn lead(
     options: Options,
     cluster: Cluster,
@@ -129,8 +132,12 @@ async fn lead(
     metrics.crds_registered.set(1);
     let (leading, told) = watch::channel(false);
     let collector = Collector::new(cluster.clone(), options.garbage, Arc::clone(&metrics));
-    let mut collecting = JoinSet::new();
-    collecting.spawn(collector.run(told));
+    let mut duties = JoinSet::new();
+    duties.spawn(collector.run(told.clone()));
+    if let Some(responsibility) = options.balancers {
+        let allocator = Allocator::new(cluster.clone(), responsibility, Arc::clone(&metrics));
+        duties.spawn(allocator.run(told));
+    }
 
     let me = &options.identity;
     let mut election = Election::new(
@@ -145,9 +152,9 @@ async fn lead(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(ended) = collecting.join_next() => {
-                ended.context("the garbage collection panicked")?;
-                anyhow::bail!("the garbage collection has ended");
+            Some(ended) = duties.join_next() => {
+                ended.context("a duty of the leader panicked")?;
+                anyhow::bail!("a duty of the leader has ended");
             }
             _ = ticks.tick() => {}
         }

@@ -1,6 +1,7 @@
 //! Metrics, under the names that Cilium's operator has where it has them.
 
-use std::sync::atomic::AtomicI64;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
@@ -39,6 +40,14 @@ struct KindLabels {
     kind: Kind,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    pool: String,
+}
+
+/// Of IPv6 pools the numbers are beyond integers.
+type PoolGauge = Family<PoolLabels, Gauge<f64, AtomicU64>>;
+
 /// All metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -50,6 +59,11 @@ pub(crate) struct Metrics {
     pub(crate) identities: Gauge<i64, AtomicI64>,
     runs: Family<RunLabels, Counter>,
     deletions: Family<KindLabels, Counter>,
+    services_matching: Gauge<i64, AtomicI64>,
+    services_unsatisfied: Gauge<i64, AtomicI64>,
+    conflicting_pools: Gauge<i64, AtomicI64>,
+    ips_available: PoolGauge,
+    ips_used: PoolGauge,
 }
 
 impl Metrics {
@@ -61,6 +75,30 @@ impl Metrics {
     /// Counts a removed object.
     pub(crate) fn deleted(&self, kind: Kind) {
         self.deletions.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    /// Says how load balancers and the pools of their addresses are: available and used ones of each.
+    pub(crate) fn load_balancers(
+        &self,
+        services: usize,
+        unsatisfied: usize,
+        conflicting: usize,
+        pools: &BTreeMap<&str, (u128, u128)>,
+    ) {
+        let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.services_matching.set(number(services));
+        self.services_unsatisfied.set(number(unsatisfied));
+        self.conflicting_pools.set(number(conflicting));
+        // A pool that is gone has no numbers.
+        self.ips_available.clear();
+        self.ips_used.clear();
+        for (pool, (available, used)) in pools {
+            let labels = PoolLabels {
+                pool: (*pool).to_owned(),
+            };
+            self.ips_available.get_or_create(&labels).set(*available as f64);
+            self.ips_used.get_or_create(&labels).set(*used as f64);
+        }
     }
 
     /// The metrics as text for Prometheus.
@@ -75,6 +113,11 @@ impl Metrics {
             identities,
             runs,
             deletions,
+            services_matching,
+            services_unsatisfied,
+            conflicting_pools,
+            ips_available,
+            ips_used,
         } = self;
         registry.register("leading", "Whether this replica is the leader", leading.clone());
         registry.register(
@@ -93,6 +136,31 @@ impl Metrics {
             "Objects removed because nobody used them",
             deletions.clone(),
         );
+        registry.register(
+            "lbipam_services_matching",
+            "Services that want addresses from pools",
+            services_matching.clone(),
+        );
+        registry.register(
+            "lbipam_services_unsatisfied",
+            "Services that did not get all addresses that they want",
+            services_unsatisfied.clone(),
+        );
+        registry.register(
+            "lbipam_conflicting_pools",
+            "Pools that overlap an older one",
+            conflicting_pools.clone(),
+        );
+        registry.register(
+            "lbipam_ips_available",
+            "Addresses that a pool can still give",
+            ips_available.clone(),
+        );
+        registry.register(
+            "lbipam_ips_used",
+            "Addresses of a pool that Services have",
+            ips_used.clone(),
+        );
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
         Ok(text)
@@ -109,13 +177,18 @@ mod tests {
         metrics.leading.set(1);
         metrics.run(Kind::Identity, Outcome::Failed);
         metrics.deleted(Kind::Node);
+        metrics.load_balancers(3, 1, 0, &[("gone", (1, 1))].into());
+        metrics.load_balancers(3, 1, 0, &[("blue", (1 << 20, 2))].into());
         let text = metrics.encode().unwrap();
         for line in [
             "cilium_operator_leading 1",
             "cilium_operator_gc_runs_total{kind=\"Identity\",outcome=\"Failed\"} 1",
             "cilium_operator_gc_deletions_total{kind=\"Node\"} 1",
+            "cilium_operator_lbipam_services_unsatisfied 1",
+            "cilium_operator_lbipam_ips_available{pool=\"blue\"} 1048576.0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
         }
+        assert!(!text.contains("gone"), "{text}");
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
+use k8s::Responsibility;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -87,6 +88,8 @@ pub(crate) struct Options {
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) api: Option<SocketAddr>,
     pub(crate) garbage: GarbageTimes,
+    /// Which Services get addresses from pools; `None`: none.
+    pub(crate) balancers: Option<Responsibility>,
 }
 
 /// A flag or key that cannot be used.
@@ -136,19 +139,39 @@ impl Source<'_> {
         })
     }
 
-    fn boolean(&mut self, key: &'static str) -> bool {
+    fn boolean(&mut self, key: &'static str, default: bool) -> bool {
         match self.config.get(key).map(String::as_str) {
             Some("true") => true,
-            None | Some("" | "false") => false,
+            Some("false") => false,
+            None | Some("") => default,
             Some(value) => {
                 self.problems.push(Problem {
                     key,
                     value: value.to_owned(),
                     allowed: "true, false",
                 });
-                false
+                default
             }
         }
+    }
+
+    /// Whose addresses are from pools, by Cilium's keys. Addresses of nodes instead of pools are not there.
+    fn balancers(&mut self) -> Option<Responsibility> {
+        const KEY: &str = "default-lb-service-ipam";
+        let without_class = match self.config.get(KEY).map(String::as_str) {
+            None | Some("" | "lbipam") => true,
+            Some("none") => false,
+            Some(value) => {
+                self.problems.push(Problem {
+                    key: KEY,
+                    value: value.to_owned(),
+                    allowed: "lbipam, none",
+                });
+                false
+            }
+        };
+        self.boolean("enable-lb-ipam", true)
+            .then_some(Responsibility { without_class })
     }
 
     /// `:9963` means every address; an empty value that nobody listens.
@@ -206,7 +229,7 @@ impl Options {
             namespace,
             lease: "cilium-operator-resource-lock".to_owned(),
             identity: identity.unwrap_or(default_identity),
-            debug: source.boolean("debug") || debug,
+            debug: source.boolean("debug", false) || debug,
             json_logs: log_format == LogFormat::Json,
             metrics: source.address(
                 operator_prometheus_serve_addr,
@@ -228,6 +251,7 @@ impl Options {
                 ),
                 nodes: source.duration(nodes_gc_interval, "nodes-gc-interval", 5 * MINUTE),
             },
+            balancers: source.balancers(),
         };
         if source.problems.is_empty() {
             Ok(options)
@@ -275,6 +299,25 @@ mod tests {
             }
         );
         assert!(!options.debug);
+        assert_eq!(options.balancers, Some(Responsibility { without_class: true }));
+    }
+
+    #[test]
+    fn whose_addresses_are_from_pools() {
+        let rows = [
+            ("enable-lb-ipam", "false", None),
+            ("enable-lb-ipam", "true", Some(true)),
+            ("default-lb-service-ipam", "none", Some(false)),
+            ("default-lb-service-ipam", "lbipam", Some(true)),
+        ];
+        for (key, value, expected) in rows {
+            let balancers = parse(&[], &[(key, value)]).unwrap().balancers;
+            assert_eq!(
+                balancers.map(|balancers| balancers.without_class),
+                expected,
+                "{key}={value}"
+            );
+        }
     }
 
     #[test]
@@ -305,12 +348,14 @@ mod tests {
             ("identity-gc-interval", "soon"),
             ("operator-api-serve-addr", "9234"),
             ("debug", "yes"),
+            ("default-lb-service-ipam", "nodeipam"),
         ];
         let text = parse(&[], &keys).unwrap_err().to_string();
         for part in [
             "identity-gc-interval=\"soon\"",
             "operator-api-serve-addr=\"9234\"",
             "debug=\"yes\"",
+            "default-lb-service-ipam=\"nodeipam\"",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

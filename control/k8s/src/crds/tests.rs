@@ -68,6 +68,13 @@ fn definitions_are_as_cilium_has_them() {
             vec!["ccnp"],
             true,
         ),
+        (
+            "ciliumloadbalancerippools.cilium.io",
+            "CiliumLoadBalancerIPPool",
+            "Cluster",
+            vec!["ippools", "ippool", "lbippool", "lbippools"],
+            true,
+        ),
     ];
     assert_eq!(definitions.len(), rows.len());
     for (definition, (name, kind, scope, short, status)) in definitions.iter().zip(rows) {
@@ -186,7 +193,7 @@ async fn registering_creates_updates_and_leaves_alone() {
             .iter()
             .filter(|request| request.starts_with("POST"))
             .count(),
-        5
+        6
     );
 
     fake.cluster.register_crds(Duration::from_secs(5)).await.unwrap();

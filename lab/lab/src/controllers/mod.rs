@@ -18,7 +18,6 @@ mod namespace;
 mod node_lifecycle;
 mod owned_pods;
 mod pod_gc;
-mod owned_pods;
 mod podcidr;
 mod queue;
 mod replicaset;

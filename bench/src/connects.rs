@@ -7,7 +7,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -54,7 +54,7 @@ pub(crate) fn rate(
     bail!("the server ended before it listened")
 }
 
-fn serve(netns: &PathBuf, port: u16, count: usize, ready: &mpsc::Sender<()>) -> Result<()> {
+fn serve(netns: &Path, port: u16, count: usize, ready: &mpsc::Sender<()>) -> Result<()> {
     enter(netns)?;
     pin(0)?;
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("listen")?;

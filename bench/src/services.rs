@@ -70,12 +70,11 @@ impl Size {
         fill(datapath.services(), &services)?;
         let took = started.elapsed();
         println!(
-            "{count:>7} services  {:<18} {:>9.1} ms {:>6.2} µs per service, {:.2} MB in the kernel{}",
+            "{count:>7} services  {:<18} {:>9.1} ms {:>6.2} µs per service, {:.2} MB in the kernel",
             "seta",
             took.as_secs_f64() * 1e3,
             took.as_secs_f64() * 1e6 / f64::from(count),
-            memory(datapath)? as f64 / 1e6,
-            ""
+            memory(datapath)? as f64 / 1e6
         );
         let mut peers = Vec::new();
         for mode in Mode::ALL {

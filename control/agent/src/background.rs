@@ -179,6 +179,15 @@ pub(crate) fn watch_services(
     });
 }
 
+/// Closes sockets that are connected to backends which have left their services.
+pub(crate) fn close_stale_sockets(tasks: &mut Tasks, services: &Arc<Services>) {
+    let own = Arc::clone(services);
+    tasks.follow("close-stale-sockets", &services.left(), RESYNC, move |_| {
+        let services = Arc::clone(&own);
+        async move { services.close_stale().await }
+    });
+}
+
 /// Follows what services depend on, and tries again what could not be written.
 pub(crate) fn follow_services(tasks: &mut Tasks, changes: &Changes, services: &Arc<Services>) {
     let own = Arc::clone(services);

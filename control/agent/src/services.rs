@@ -19,6 +19,7 @@ use crate::endpoints::Endpoints;
 use crate::view::SharedView;
 
 mod checks;
+mod stale;
 mod tables;
 
 pub(crate) use checks::{Checks, serve as serve_checks};
@@ -39,6 +40,8 @@ pub(crate) struct Services {
     tables: Arc<dyn ServiceTables>,
     /// Told when something has to be tried again.
     changed: Changes,
+    /// Told when a backend has left a service.
+    left: Changes,
     state: Mutex<State>,
     /// Addresses that are only services'. Changed while the tables are locked, so that the reconciler sees what is there.
     addresses: StdMutex<BTreeSet<Addr>>,
@@ -57,6 +60,8 @@ pub(crate) struct State {
     pending: Affected,
     /// Kinds that were listed.
     synced: BTreeSet<Kind>,
+    /// Backends that have left a service, and whose sockets are still open: address and port.
+    stale: BTreeSet<(Addr, [u8; 2])>,
     /// Writes that failed since the start.
     pub(crate) failures: u64,
     /// Steps that were done since the start.
@@ -87,6 +92,7 @@ impl Services {
             endpoints,
             tables,
             changed,
+            left: Changes::default(),
             state: Mutex::default(),
             addresses: StdMutex::default(),
             complete: watch::channel(false).0,
@@ -97,6 +103,11 @@ impl Services {
     /// What is known and what is written.
     pub(crate) async fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().await
+    }
+
+    /// The same, unless it is being changed.
+    pub(crate) fn state_now(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.try_lock().ok()
     }
 
     /// Addresses that are only services'.
@@ -110,6 +121,11 @@ impl Services {
     /// Whether everything was listed and written once.
     pub(crate) fn complete(&self) -> watch::Receiver<bool> {
         self.complete.subscribe()
+    }
+
+    /// When backends leave services.
+    pub(crate) fn left(&self) -> Changes {
+        self.left.clone()
     }
 
     /// What balancers may ask about.
@@ -291,6 +307,10 @@ impl Services {
             }
             state.installed.apply(step);
             state.steps += 1;
+            if let Step::RemoveMember(key) = step {
+                state.stale.insert((key.addr, key.port));
+                self.left.touch();
+            }
         }
         Ok(())
     }

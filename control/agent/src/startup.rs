@@ -228,6 +228,7 @@ pub(crate) async fn start(
     background::follow(&agent, tasks, reconciler, follower, publisher);
     if config.kube_proxy_replacement {
         background::follow_services(tasks, &agent.changed, &services);
+        background::close_stale_sockets(tasks, &services);
     }
     tracing::info!(
         node = agent.node,

@@ -4,8 +4,10 @@
 //! nobody tells it. Closing it by `SOCK_DESTROY` (Linux 4.9, `CONFIG_INET_DIAG_DESTROY`) ends its next call with
 //! `ECONNABORTED`, upon which programs connect anew: to a backend that is there.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -38,10 +40,10 @@ pub enum DatagramError {
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// The kernel refused, or did not answer.
-    #[error("cannot close UDP sockets connected to {peer}")]
+    #[error("cannot close UDP sockets in {path}")]
     Kernel {
-        /// The other end.
-        peer: SocketAddrV6,
+        /// The namespace.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -94,22 +96,26 @@ struct Answer {
     id: Identity,
 }
 
-/// Closes every UDP socket in a namespace that is connected to `peer`. Returns how many there were.
+/// Closes every UDP socket in a namespace that is connected to one of `peers`. Returns how many there were.
 ///
 /// # Errors
 /// [`DatagramError`].
-pub async fn close_datagram_sockets(netns: &Netns, peer: SocketAddrV6) -> Result<usize, DatagramError> {
-    let closed = netns.run(move || close(peer)).await?;
-    closed.map_err(|source| DatagramError::Kernel { peer, source })
+pub async fn close_datagram_sockets(
+    netns: &Netns,
+    peers: BTreeSet<SocketAddrV6>,
+) -> Result<usize, DatagramError> {
+    let path = netns.path().to_owned();
+    let closed = netns.run(move || close(&peers)).await?;
+    closed.map_err(|source| DatagramError::Kernel { path, source })
 }
 
-fn close(peer: SocketAddrV6) -> io::Result<usize> {
+fn close(peers: &BTreeSet<SocketAddrV6>) -> io::Result<usize> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let timeout = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
     setsockopt(&socket, ReceiveTimeout, &timeout)?;
-    let found = list(&socket, peer)?;
+    let found = list(&socket, peers)?;
     let mut closed = 0;
     for id in found {
         match destroy(&socket, id) {
@@ -140,8 +146,8 @@ fn request(kind: u16, flags: u16, id: Identity) -> Request {
     }
 }
 
-/// All connected UDP sockets with this other end.
-fn list(socket: &Socket, peer: SocketAddrV6) -> io::Result<Vec<Identity>> {
+/// All connected UDP sockets with one of these other ends.
+fn list(socket: &Socket, peers: &BTreeSet<SocketAddrV6>) -> io::Result<Vec<Identity>> {
     let any = Identity {
         src_port: [0; 2],
         dst_port: [0; 2],
@@ -161,8 +167,8 @@ fn list(socket: &Socket, peer: SocketAddrV6) -> io::Result<Vec<Identity>> {
                 NLMSG_ERROR => return Err(errno(body)),
                 _ => {
                     let (answer, _) = Answer::read_from_prefix(body).map_err(|_| malformed())?;
-                    if answer.id.dst == peer.ip().octets() && answer.id.dst_port == peer.port().to_be_bytes()
-                    {
+                    let port = u16::from_be_bytes(answer.id.dst_port);
+                    if peers.contains(&SocketAddrV6::new(answer.id.dst.into(), port, 0, 0)) {
                         found.push(answer.id);
                     }
                 }

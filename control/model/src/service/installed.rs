@@ -221,6 +221,14 @@ impl Installed {
         self.ranges.iter().map(|(number, ranges)| (*number, ranges))
     }
 
+    /// Whether a backend still belongs to any service that remembers its backends.
+    #[must_use]
+    pub fn is_member(&self, addr: Addr, port: [u8; 2]) -> bool {
+        self.members
+            .values()
+            .any(|members| members.contains_key(&(addr, port)))
+    }
+
     /// Addresses that are only services'.
     #[must_use]
     pub fn addresses(&self) -> &BTreeSet<Addr> {

@@ -1,5 +1,6 @@
 //! Connected UDP sockets whose other end is gone.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{SocketAddrV6, UdpSocket};
 
@@ -23,9 +24,10 @@ async fn sockets_of_one_peer_are_closed_and_no_others() {
         })
     };
     let (first, second, other) = (connect(53).unwrap(), connect(53).unwrap(), connect(54).unwrap());
-    let peer: SocketAddrV6 = "[::1]:53".parse().unwrap();
-    assert_eq!(close_datagram_sockets(&namespace.netns, peer).await.unwrap(), 2);
-    assert_eq!(close_datagram_sockets(&namespace.netns, peer).await.unwrap(), 0);
+    let peers = BTreeSet::from(["[::1]:53", "[::1]:55"].map(|peer| peer.parse::<SocketAddrV6>().unwrap()));
+    let closed = close_datagram_sockets(&namespace.netns, peers.clone()).await;
+    assert_eq!(closed.unwrap(), 2);
+    assert_eq!(close_datagram_sockets(&namespace.netns, peers).await.unwrap(), 0);
     for closed in [first, second] {
         closed.set_nonblocking(true).unwrap();
         let error = closed.recv(&mut [0]).unwrap_err();

@@ -12,6 +12,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 
+use crate::routes::{KEPT, Kept};
+
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Local pods and addresses of the node.
@@ -49,3 +51,8 @@ pub(crate) static EVENTS_LOST: PerCpuArray<u64, 256> = PerCpuArray::new();
 /// Token buckets.
 #[btf_map(name = "seta_rates")]
 pub(crate) static RATES: PerCpuArray<Bucket, { bucket::SLOTS as usize }> = PerCpuArray::new();
+
+/// The routing table's last answers. The loader neither pins nor names it: it belongs to the programs alone, and new
+/// programs begin with an empty one.
+#[btf_map(name = "seta_routes")]
+pub(crate) static ROUTES: PerCpuArray<Kept, KEPT> = PerCpuArray::new();

@@ -80,7 +80,11 @@ pub trait Env {
     /// Load-time constants.
     fn config(&self) -> Config;
 
-    /// Asks the routing table of the node.
+    /// Asks the routing table of the node. The answer may be one of some milliseconds ago to the same question (the kernel
+    /// programs: 10 ms, by a clock that moves in steps of up to 10 ms), for a packet that is not longer than that route
+    /// allows. So a change of routes reaches packets that much later: no routing protocol is as fast. A device that went
+    /// down or away meanwhile refuses the packet, as it would have a moment earlier; its number is not given again. Next
+    /// hops are remembered, not their link-layer addresses.
     fn route(&mut self, query: &RouteQuery<'_>) -> Route;
 
     /// Sends a record: `header`, then the first `captured` bytes of the packet, at most `abi::event::CAPTURE`.

@@ -6,7 +6,7 @@
 mod topology;
 mod traffic;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::{Config, DropReason, EventHeader};
 use aya::maps::{Map, MapData, RingBuf};
@@ -89,6 +89,30 @@ fn packets_beyond_64_kib_pass() {
             }
         },
     );
+}
+
+/// Routes are remembered for some milliseconds, and no longer: neither a route that is gone nor one that is back nor an MTU.
+#[test]
+fn a_change_of_routes_is_followed() {
+    between_nodes(Setting::default(), |path| {
+        expect_ping(path);
+        let ping = format!("ping -6 -q -c 1 -W 1 -s 1400 {}", POD[1]);
+        for (change, passes) in [
+            ("ip -6 route add unreachable POD metric 1", false),
+            ("ip -6 route del unreachable POD metric 1", true),
+            ("ip -6 route add blackhole POD metric 1", false),
+            ("ip -6 route del blackhole POD metric 1", true),
+            ("ip link set eth0 mtu 1300", false),
+            ("ip link set eth0 mtu 1500", true),
+        ] {
+            let (ok, text) = path.command("node", 0, &change.replace("POD", POD[1]));
+            assert!(ok, "{change}: {text}");
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while path.command("pod", 0, &ping).0 != passes {
+                assert!(Instant::now() < deadline, "{change}: ping passes: {}", !passes);
+            }
+        }
+    });
 }
 
 /// The sender's stack takes the message for what it is, whoever computes checksums: nobody (veth), or the last device.

@@ -303,7 +303,10 @@ fn details(status: &StatusResponse, rows: &mut Rows) {
         let place = format!("{} {}", attachment.device, attachment.direction);
         rows.detail(
             &place,
-            format!("{} (program {})", attachment.program, attachment.program_id),
+            format!(
+                "{} (program {}, {})",
+                attachment.program, attachment.program_id, attachment.holder
+            ),
         );
     }
     rows.line("Direct Routes", &[]);

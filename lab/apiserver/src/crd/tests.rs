@@ -2,13 +2,13 @@ use serde_json::json;
 
 use super::*;
 
-fn definition(versions: Value) -> Value {
+fn definition(versions: &Value) -> Value {
     json!({"metadata": {"name": "demos.demo.io"}, "spec": {
         "group": "demo.io", "scope": "Namespaced", "names": {"kind": "Demo", "plural": "demos"}, "versions": versions,
     }})
 }
 
-fn version(name: &str, storage: bool, subresources: Value) -> Value {
+fn version(name: &str, storage: bool, subresources: &Value) -> Value {
     json!({
         "name": name, "served": true, "storage": storage, "subresources": subresources,
         "schema": {"openAPIV3Schema": {"type": "object"}},
@@ -20,23 +20,23 @@ fn what_a_version_may_say() {
     let path = |spec: &str| json!({"scale": {"specReplicasPath": spec, "statusReplicasPath": ".status.n"}});
     let scale = "spec.versions[0].subresources.scale.specReplicasPath";
     let rows = [
-        (json!([version("v1", true, path(".spec.n"))]), vec![]),
+        (json!([version("v1", true, &path(".spec.n"))]), vec![]),
         // Whatever lies there would be replaced by a number: the metadata, or the object.
-        (json!([version("v1", true, path(".metadata"))]), vec![scale]),
-        (json!([version("v1", true, path("."))]), vec![scale]),
-        (json!([version("v1", true, path(".spec."))]), vec![scale]),
+        (json!([version("v1", true, &path(".metadata"))]), vec![scale]),
+        (json!([version("v1", true, &path("."))]), vec![scale]),
+        (json!([version("v1", true, &path(".spec."))]), vec![scale]),
         (
-            json!([version("v1", true, json!({"scale": {}}))]),
+            json!([version("v1", true, &json!({"scale": {}}))]),
             vec![scale, "spec.versions[0].subresources.scale.statusReplicasPath"],
         ),
         (
-            json!([version("v1", true, json!({})), version("v1", false, json!({}))]),
+            json!([version("v1", true, &json!({})), version("v1", false, &json!({}))]),
             vec!["spec.versions[1].name"],
         ),
     ];
     for (versions, wanted) in rows {
         let mut causes = Vec::new();
-        validate(&definition(versions.clone()), None, &mut causes);
+        validate(&definition(&versions), None, &mut causes);
         let fields: Vec<String> = causes.into_iter().map(|cause| cause.field).collect();
         assert_eq!(fields, wanted, "{versions}");
     }

@@ -7,6 +7,7 @@ mod kube_proxy;
 mod node;
 mod one_node;
 mod packets;
+mod service_sync;
 mod services;
 mod table;
 mod topology;
@@ -39,7 +40,7 @@ struct Args {
     /// Connections of one sample.
     #[arg(long, default_value_t = 6_000)]
     connections: usize,
-    /// Only packets, only the node, or only services.
+    /// Only one part.
     #[arg(long, value_enum)]
     only: Option<Part>,
 }
@@ -52,6 +53,8 @@ enum Part {
     Node,
     /// Connections through services.
     Services,
+    /// The agent with many services.
+    Sync,
 }
 
 fn main() -> ExitCode {
@@ -75,6 +78,9 @@ fn run(args: &Args) -> Result<()> {
     }
     if wanted(Part::Services) {
         services::run(&args.sizes, args.rounds.max(1), args.connections.max(1))?;
+    }
+    if wanted(Part::Sync) {
+        service_sync::run(&args.seta)?;
     }
     if wanted(Part::Node) {
         node::run(&args.seta, args.adds.max(1))?;

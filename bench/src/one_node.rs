@@ -134,8 +134,8 @@ impl OneNode {
         Ok(())
     }
 
-    /// Connections per second from the client to an address that leads to the server.
-    pub(crate) fn rate(&self, target: SocketAddrV6, count: usize) -> Result<f64> {
+    /// Connections from the client to an address that leads to the server.
+    pub(crate) fn rate(&self, target: SocketAddrV6, count: usize) -> Result<connects::Rate> {
         self.inside(|| connects::rate(&self.netns("server"), PORT, &self.netns("client"), target, count))
             .with_context(|| format!("in {}", self.name))
     }

@@ -127,13 +127,25 @@ impl Size {
     }
 }
 
+/// What was measured of one case, round by round.
+#[derive(Clone, Default)]
+struct Samples {
+    /// Connections per second.
+    rates: Vec<f64>,
+    /// µs on a CPU per connection.
+    cpu: Vec<f64>,
+}
+
 /// Connections per second of all variants, side by side for each number of services.
 fn rates(direct: &OneNode, sizes: &[Size], rounds: usize, connections: usize) -> Result<()> {
     let cases = sizes
         .iter()
         .map(|size| size.cases(direct))
         .collect::<Result<Vec<_>>>()?;
-    let mut samples: Vec<Vec<Vec<f64>>> = cases.iter().map(|cases| vec![Vec::new(); cases.len()]).collect();
+    let mut samples: Vec<Vec<Samples>> = cases
+        .iter()
+        .map(|cases| vec![Samples::default(); cases.len()])
+        .collect();
     for round in 0..rounds {
         for (cases, samples) in cases.iter().zip(&mut samples) {
             sample(cases, samples, round, connections)?;
@@ -146,16 +158,19 @@ fn rates(direct: &OneNode, sizes: &[Size], rounds: usize, connections: usize) ->
             size.count
         );
         println!(
-            "{:<26} {:>8} {:>24} {:>24}",
-            "", "median", "÷ direct", "seta, service ÷ it"
+            "{:<24} {:>7} {:>21} {:>22} {:>8} {:>21} {:>22}",
+            "", "median", "÷ direct", "seta, service ÷ it", "CPU µs", "÷ direct", "it ÷ seta, service"
         );
         for (case, own) in cases.iter().zip(samples) {
             println!(
-                "{:<26} {:>8.0} {:>24} {:>24}",
+                "{:<24} {:>7.0} {:>21} {:>22} {:>8.1} {:>21} {:>22}",
                 case.name,
-                median(own),
-                ratio(own, &samples[0]),
-                ratio(&samples[2], own)
+                median(&own.rates),
+                ratio(&own.rates, &samples[0].rates),
+                ratio(&samples[2].rates, &own.rates),
+                median(&own.cpu),
+                ratio(&own.cpu, &samples[0].cpu),
+                ratio(&own.cpu, &samples[2].cpu)
             );
         }
     }
@@ -163,7 +178,7 @@ fn rates(direct: &OneNode, sizes: &[Size], rounds: usize, connections: usize) ->
 }
 
 /// Every case once; every other round backwards, so that nobody always follows the same neighbour.
-fn sample(cases: &[Case<'_>], samples: &mut [Vec<f64>], round: usize, connections: usize) -> Result<()> {
+fn sample(cases: &[Case<'_>], samples: &mut [Samples], round: usize, connections: usize) -> Result<()> {
     let mut order: Vec<usize> = (0..cases.len()).collect();
     if round % 2 == 1 {
         order.reverse();
@@ -174,7 +189,8 @@ fn sample(cases: &[Case<'_>], samples: &mut [Vec<f64>], round: usize, connection
             .node
             .rate(case.target, connections)
             .with_context(|| case.name.clone())?;
-        samples[index].push(rate);
+        samples[index].rates.push(rate.per_second);
+        samples[index].cpu.push(rate.cpu);
     }
     Ok(())
 }
@@ -189,17 +205,19 @@ fn growth(sizes: &[Size], rounds: usize, connections: usize) -> Result<()> {
             target: at(address(size.count / 2 + 1), kube_proxy::PORT),
         })
         .collect();
-    let mut samples = vec![Vec::new(); cases.len()];
+    let mut samples = vec![Samples::default(); cases.len()];
     for round in 0..rounds {
         sample(&cases, &mut samples, round, connections)?;
     }
     println!("\nseta, service, by the number of services, connections/s");
     for (case, own) in cases.iter().zip(&samples) {
         println!(
-            "{:<26} {:>8.0} ÷ the first: {}",
+            "{:<24} {:>7.0} ÷ the first: {:<21} CPU {:>5.1} µs ÷ the first: {}",
             case.name,
-            median(own),
-            ratio(own, &samples[0])
+            median(&own.rates),
+            ratio(&own.rates, &samples[0].rates),
+            median(&own.cpu),
+            ratio(&own.cpu, &samples[0].cpu)
         );
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The REST socket: what the agent knows and measures, and the requests of the CNI plugin.
 
+mod sizes;
 mod status;
 mod tables;
 
@@ -81,7 +82,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         )
         .route(
             path::CONFIG,
-            get(async |State(agent): State<Arc<Agent>>| Json(configuration(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| answer(configuration(&agent).await)),
         )
         .route(
             path::METRICS,
@@ -155,10 +156,10 @@ async fn identity(State(agent): State<Arc<Agent>>, UrlPath(id): UrlPath<String>)
     }
 }
 
-fn configuration(agent: &Agent) -> DaemonConfiguration {
-    /// What the kernel uses where nothing else was set (`GSO_LEGACY_MAX_SIZE`).
-    const LEGACY_MAX: u64 = 65536;
-    DaemonConfiguration {
+async fn configuration(agent: &Agent) -> anyhow::Result<DaemonConfiguration> {
+    let device_sizes = sizes::device_sizes(agent).await?;
+    let (gro_max_size, gso_max_size) = sizes::of_pods(&device_sizes);
+    Ok(DaemonConfiguration {
         spec: ConfigurationSpec {
             options: agent.config.raw.clone(),
             unknown: agent.warnings.clone(),
@@ -166,12 +167,13 @@ fn configuration(agent: &Agent) -> DaemonConfiguration {
         status: ConfigurationStatus {
             datapath_mode: "veth".to_owned(),
             device_mtu: agent.mtu,
-            gro_max_size: LEGACY_MAX,
-            gso_max_size: LEGACY_MAX,
+            gro_max_size,
+            gso_max_size,
+            device_sizes,
             node_name: agent.node.clone(),
             version: VERSION.to_owned(),
         },
-    }
+    })
 }
 
 /// Events from now on, a JSON object per line. A reader that is slow loses its own and is told how many.

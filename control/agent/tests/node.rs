@@ -136,7 +136,13 @@ fn failed_and_forgotten_pods_leave_nothing() {
     node.kill();
     node.remove_pod(&two);
     node.start();
-    assert_eq!(node.get::<Vec<Value>>(path::ENDPOINT).len(), 0);
+    let left = node.get::<Vec<api::Endpoint>>(path::ENDPOINT);
+    let identities: Vec<u32> = left.iter().map(|endpoint| endpoint.status.identity.id).collect();
+    assert_eq!(identities, [1], "only the node itself");
+    assert_eq!(
+        (left[0].status.state.as_str(), &left[0].status.identity.labels[..]),
+        ("ready", &["reserved:host".to_owned()][..])
+    );
     assert_eq!(
         node.get::<StatusResponse>(path::HEALTHZ).ipam.ipv6.len(),
         1,
@@ -153,7 +159,8 @@ fn failed_and_forgotten_pods_leave_nothing() {
     }];
     node.put::<_, Value>(path::CNI_GC, &GcRequest { valid })
         .expect("GC");
-    let left = node.get::<Vec<api::Endpoint>>(path::ENDPOINT);
+    let mut left = node.get::<Vec<api::Endpoint>>(path::ENDPOINT);
+    left.retain(|endpoint| endpoint.status.identity.id != 1);
     assert_eq!(left.len(), 1);
     assert_eq!(
         (

@@ -112,17 +112,40 @@ pub struct ConfigurationStatus {
     /// MTU of devices, bytes.
     #[serde(rename = "deviceMTU")]
     pub device_mtu: u32,
-    /// Largest GRO packet on pod devices, bytes.
+    /// Largest IPv6 packet that GRO makes on the devices of pods, or on that of the router where there is no pod, bytes.
     #[serde(rename = "GROMaxSize")]
     pub gro_max_size: u64,
-    /// Largest GSO packet on pod devices, bytes.
+    /// Like that for GSO.
     #[serde(rename = "GSOMaxSize")]
     pub gso_max_size: u64,
+    /// Sizes of each native device, of the router's and of those of pods. Not in Cilium's model.
+    #[serde(rename = "deviceSizes")]
+    pub device_sizes: Vec<DeviceSizes>,
     /// Name of this node.
     #[serde(rename = "nodeName")]
     pub node_name: String,
     /// Version of the agent.
     pub version: String,
+}
+
+/// Largest packets that the stack puts together on a device, bytes; 0: the kernel does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceSizes {
+    /// Name of the device.
+    pub name: String,
+    /// GRO, IPv6.
+    #[serde(rename = "GROMaxSize")]
+    pub gro: u64,
+    /// GSO, IPv6.
+    #[serde(rename = "GSOMaxSize")]
+    pub gso: u64,
+    /// GRO, IPv4.
+    #[serde(rename = "GROIPv4MaxSize")]
+    pub gro_ipv4: u64,
+    /// GSO, IPv4.
+    #[serde(rename = "GSOIPv4MaxSize")]
+    pub gso_ipv4: u64,
 }
 
 /// One sample of a Prometheus metric.

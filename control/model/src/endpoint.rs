@@ -16,6 +16,11 @@ use crate::labels::Labels;
 #[serde(transparent)]
 pub struct EndpointId(pub u16);
 
+impl EndpointId {
+    /// The node itself; no pod has it.
+    pub const HOST: Self = Self(1);
+}
+
 impl std::fmt::Display for EndpointId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(&self.0.to_string())
@@ -43,11 +48,13 @@ impl EndpointIds {
     /// Takes a free number, looking from a random place on.
     ///
     /// # Errors
-    /// When all 65535 are taken.
+    /// When all 65534 are taken.
     pub fn allocate(&mut self, random: u64) -> Result<EndpointId, NoEndpointId> {
-        let start = (random % u64::from(u16::MAX)) as u32;
-        let free = (0..u32::from(u16::MAX))
-            .map(|step| ((start + step) % u32::from(u16::MAX) + 1) as u16)
+        const FIRST: u32 = EndpointId::HOST.0 as u32 + 1;
+        const NUMBERS: u32 = u16::MAX as u32 + 1 - FIRST;
+        let start = (random % u64::from(NUMBERS)) as u32;
+        let free = (0..NUMBERS)
+            .map(|step| ((start + step) % NUMBERS + FIRST) as u16)
             .find(|id| !self.0.contains(id))
             .ok_or(NoEndpointId { in_use: self.0.len() })?;
         self.0.insert(free);
@@ -332,13 +339,17 @@ mod tests {
 
     #[test]
     fn endpoint_numbers() {
-        let mut ids = EndpointIds::new([EndpointId(1), EndpointId(2)]);
-        assert_eq!(ids.allocate(0), Ok(EndpointId(3)));
-        assert_eq!(ids.allocate(65534), Ok(EndpointId(65535)));
-        assert_eq!(ids.allocate(65534), Ok(EndpointId(4)), "wraps, and never gives 0");
-        assert!(ids.release(EndpointId(1)) && !ids.release(EndpointId(1)));
-        assert_eq!(ids.allocate(0), Ok(EndpointId(1)));
-        let mut full = EndpointIds::new((1..=u16::MAX).map(EndpointId));
-        assert_eq!(full.allocate(5), Err(NoEndpointId { in_use: 65535 }));
+        let mut ids = EndpointIds::new([EndpointId(2), EndpointId(3)]);
+        assert_eq!(ids.allocate(0), Ok(EndpointId(4)));
+        assert_eq!(ids.allocate(65533), Ok(EndpointId(65535)));
+        assert_eq!(
+            ids.allocate(65533),
+            Ok(EndpointId(5)),
+            "wraps, and never gives 0 or the number of the node"
+        );
+        assert!(ids.release(EndpointId(2)) && !ids.release(EndpointId(2)));
+        assert_eq!(ids.allocate(0), Ok(EndpointId(2)));
+        let mut full = EndpointIds::new((2..=u16::MAX).map(EndpointId));
+        assert_eq!(full.allocate(5), Err(NoEndpointId { in_use: 65534 }));
     }
 }

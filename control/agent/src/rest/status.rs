@@ -106,12 +106,7 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         bandwidth_manager: Enabled { enabled: false },
         routing: Routing {
             inter_host_routing_mode: "Native".to_owned(),
-            intra_host_routing_mode: if agent.config.host_legacy_routing {
-                "Legacy"
-            } else {
-                "BPF"
-            }
-            .to_owned(),
+            intra_host_routing_mode: host_routing(agent, &found).to_owned(),
             tunnel_protocol: String::new(),
             direct_routes: routes,
         },
@@ -208,6 +203,18 @@ async fn programs(agent: &Agent, links: &[Link]) -> anyhow::Result<Vec<(Found, A
         Some((found, attachment))
     };
     Ok(found.into_iter().filter_map(named).collect())
+}
+
+/// How the programs on the devices forward. The constants they were loaded with are part of the fingerprint by which
+/// an agent knows its own programs: those of another agent may be of another mode.
+fn host_routing(agent: &Agent, found: &[(Found, Attachment)]) -> &'static str {
+    if found.is_empty() || found.iter().any(|(found, _)| !found.current) {
+        "Unknown"
+    } else if agent.config.host_legacy_routing {
+        "Legacy"
+    } else {
+        "BPF"
+    }
 }
 
 /// In Cilium's words; both while new pods wait for their links.

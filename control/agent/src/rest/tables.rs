@@ -13,10 +13,11 @@ use api::objects::{Identity, IpEntry, IpMetadata, Node, NodeAddress, NodeAddress
 use api::tables::{CacheEntry, Connection, DatapathMetric, LocalEndpoint, MapInfo};
 use ipnet::IpNet;
 use model::addr::{Family, Mac, from_abi, to_abi};
+use model::endpoint::EndpointId;
 use model::labels::Label;
 
 use crate::agent::Agent;
-use crate::metrics;
+use crate::{host, metrics, programs};
 
 /// The node itself and its pods, each compared with the kernel.
 pub(super) async fn endpoints(agent: &Agent) -> anyhow::Result<Vec<Endpoint>> {
@@ -27,6 +28,7 @@ pub(super) async fn endpoints(agent: &Agent) -> anyhow::Result<Vec<Endpoint>> {
     };
     let attached = agent.kernel.attached_pods(&devices).await?;
     let table = agent.kernel.endpoints()?;
+    let host = node_itself(agent).await?;
     let store = agent.endpoints.store();
     let pods = store.iter().map(|endpoint| {
         let connected = links.get(&endpoint.host_ifname) == Some(&endpoint.host_ifindex);
@@ -78,7 +80,52 @@ pub(super) async fn endpoints(agent: &Agent) -> anyhow::Result<Vec<Endpoint>> {
             },
         }
     });
-    Ok(pods.collect())
+    Ok(std::iter::once(host).chain(pods).collect())
+}
+
+/// The node, as an endpoint with the identity `reserved:host`; its device is the one that its packets to pods leave by.
+async fn node_itself(agent: &Agent) -> anyhow::Result<Endpoint> {
+    let links = agent.netlink.links().await?;
+    let device = links.iter().find(|link| link.name == host::HOST_DEVICE);
+    let found = programs::on_devices(&agent.datapath, &agent.netlink, &[]).await?;
+    let attached = device.is_some_and(|device| {
+        found
+            .iter()
+            .any(|found| found.ifindex == device.index && found.program == abi::names::FROM_HOST)
+    });
+    let bpf = if attached { "OK" } else { "Failure" };
+    let labels = reserved(model::Identity::HOST);
+    let mac = device.and_then(|device| device.mac).map(|mac| mac.to_string());
+    Ok(Endpoint {
+        id: u32::from(EndpointId::HOST.0),
+        status: EndpointStatus {
+            state: if attached { "ready" } else { "not-ready" }.to_owned(),
+            identity: EndpointIdentity {
+                id: model::Identity::HOST.0,
+                labels: labels.clone(),
+            },
+            labels: EndpointLabels {
+                security_relevant: labels,
+                derived: Vec::new(),
+            },
+            networking: EndpointNetworking {
+                // As in Cilium, which leaves them out: its addresses are those of the node's devices.
+                addressing: vec![AddressPair::default()],
+                interface_name: host::HOST_DEVICE.to_owned(),
+                interface_index: device.map_or(0, |device| device.index),
+                mac: mac.clone().unwrap_or_default(),
+                host_mac: mac.unwrap_or_default(),
+            },
+            external_identifiers: ExternalIdentifiers::default(),
+            policy: no_policy(),
+            health: EndpointHealth {
+                bpf: bpf.to_owned(),
+                policy: "OK".to_owned(),
+                connected: device.is_some_and(|device| device.up),
+                overall_health: bpf.to_owned(),
+            },
+        },
+    })
 }
 
 /// No policy is enforced; revision 1 is the empty set of rules.

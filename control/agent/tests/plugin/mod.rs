@@ -210,9 +210,11 @@ impl Node {
         }
     }
 
-    /// The attachments of the endpoints that the agent knows.
+    /// The pods that the agent knows: its endpoints without the node itself.
     pub(crate) fn endpoints(&self) -> Vec<api::Endpoint> {
-        self.get(path::ENDPOINT).unwrap_or_default()
+        let mut all: Vec<api::Endpoint> = self.get(path::ENDPOINT).unwrap_or_default();
+        all.retain(|endpoint| endpoint.status.identity.id != 1);
+        all
     }
 
     /// Waits until pods have left nothing but this. Links go a moment after DEL.

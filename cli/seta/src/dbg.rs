@@ -7,6 +7,7 @@ mod jsonpath;
 mod lists;
 mod monitor;
 mod output;
+mod services;
 mod status;
 
 use std::path::PathBuf;
@@ -55,6 +56,9 @@ enum Verb {
     /// Manage security identities
     #[command(subcommand)]
     Identity(Identity),
+    /// Manage services & loadbalancers
+    #[command(subcommand)]
+    Service(List),
     /// Direct access to local BPF maps
     #[command(subcommand)]
     Bpf(bpf::Verb),
@@ -174,6 +178,7 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
                 lists::identities(vec![identity])
             })?;
         }
+        Verb::Service(List::List(format)) => print(client, path::SERVICE, format, services::services).await?,
         Verb::Map(List::List(format)) => print(client, path::MAP, format, lists::maps).await?,
         Verb::Node(List::List(format)) => print(client, path::NODE, format, lists::nodes).await?,
         Verb::Config { key, format } => config(client, key, format).await?,

@@ -60,6 +60,14 @@ const DESCRIPTIONS: &[Description] = &[
     ),
     gauge("cilium_identity", "Number of identities currently known"),
     gauge("cilium_nodes_all_num", "Number of nodes known"),
+    gauge(
+        "cilium_services_num",
+        "Number of services known, headless ones left out",
+    ),
+    counter(
+        "cilium_services_writes_total",
+        "Writes to the tables of services, tagged by outcome",
+    ),
     gauge("cilium_ipcache_entries", "Entries of the identity table"),
     counter(
         "cilium_controllers_runs_total",
@@ -164,6 +172,17 @@ fn datapath(agent: &Agent, samples: &mut Samples) -> anyhow::Result<()> {
             if map.name == abi::names::IPCACHE {
                 samples.add("cilium_ipcache_entries", &[], f64::from(entries));
             }
+        }
+    }
+    // While services are being written the figures are left out rather than waited for.
+    if let Some(state) = agent.services.state_now() {
+        samples.add("cilium_services_num", &[], state.index.counts().0 as f64);
+        for (outcome, number) in [("success", state.steps), ("fail", state.failures)] {
+            samples.add(
+                "cilium_services_writes_total",
+                &[("outcome", outcome)],
+                number as f64,
+            );
         }
     }
     let counts = agent.events.counts();

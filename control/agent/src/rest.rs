@@ -1,5 +1,6 @@
 //! The REST socket: what the agent knows and measures, and the requests of the CNI plugin.
 
+mod services;
 mod sizes;
 mod status;
 mod tables;
@@ -103,6 +104,14 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route(
             path::BPF_ENDPOINT,
             get(async |State(agent): State<Arc<Agent>>| answer(tables::local(&agent))),
+        )
+        .route(
+            path::SERVICE,
+            get(async |State(agent): State<Arc<Agent>>| Json(services::services(&agent).await)),
+        )
+        .route(
+            path::BPF_LB,
+            get(async |State(agent): State<Arc<Agent>>| answer(services::load_balancer(&agent))),
         )
         .route(
             path::MONITOR,

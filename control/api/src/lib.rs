@@ -10,6 +10,7 @@ pub mod cni;
 pub mod endpoint;
 pub mod monitor;
 pub mod objects;
+pub mod services;
 pub mod status;
 pub mod tables;
 
@@ -54,6 +55,10 @@ pub mod path {
     pub const BPF_METRICS: &str = "/v1/bpf/metrics";
     /// GET: list of [`crate::tables::CacheEntry`].
     pub const BPF_IPCACHE: &str = "/v1/bpf/ipcache";
+    /// GET: [`crate::services::LoadBalancer`].
+    pub const BPF_LB: &str = "/v1/bpf/lb";
+    /// GET: list of [`crate::services::Service`].
+    pub const SERVICE: &str = "/v1/service";
     /// GET: list of [`crate::tables::LocalEndpoint`].
     pub const BPF_ENDPOINT: &str = "/v1/bpf/endpoint";
     /// GET: lines of JSON, one [`crate::monitor::Event`] each, without end.

@@ -229,7 +229,6 @@ impl AgentConfig {
             monitor_flags: self.monitor_flags,
             enable_ipv6: u8::from(self.enable_ipv6),
             enable_ipv4: u8::from(self.enable_ipv4),
-            ..abi::Config::default()
         }
     }
 }

@@ -3,11 +3,10 @@
 use api::tables::{CacheEntry, Connection, DatapathMetric, LocalEndpoint};
 use api::{Client, path};
 use clap::{Subcommand, ValueEnum};
-use serde_json::Value;
 
 use super::lists::socket;
-use super::output::{self, row};
-use super::{Format, List};
+use super::output::row;
+use super::{Format, List, print, services};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -23,6 +22,9 @@ pub(super) enum Verb {
     /// Local endpoint map
     #[command(subcommand)]
     Endpoint(List),
+    /// Load-balancing configuration
+    #[command(subcommand)]
+    Lb(services::Lb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,22 +46,15 @@ pub(super) enum CtTable {
 }
 
 pub(super) async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
-    let (path, format) = match &verb {
+    match verb {
         Verb::Ct(Ct::List {
             table: CtTable::Global,
             format,
-        }) => (path::BPF_CT, format),
-        Verb::Metrics(List::List(format)) => (path::BPF_METRICS, format),
-        Verb::Ipcache(List::List(format)) => (path::BPF_IPCACHE, format),
-        Verb::Endpoint(List::List(format)) => (path::BPF_ENDPOINT, format),
-    };
-    let output = format.output.clone();
-    let value: Value = client.get(path).await?;
-    match verb {
-        Verb::Ct(_) => output::data(output, value, connections),
-        Verb::Metrics(_) => output::data(output, value, metrics),
-        Verb::Ipcache(_) => output::data(output, value, ipcache),
-        Verb::Endpoint(_) => output::data(output, value, endpoints),
+        }) => print(client, path::BPF_CT, format, connections).await,
+        Verb::Metrics(List::List(format)) => print(client, path::BPF_METRICS, format, metrics).await,
+        Verb::Ipcache(List::List(format)) => print(client, path::BPF_IPCACHE, format, ipcache).await,
+        Verb::Endpoint(List::List(format)) => print(client, path::BPF_ENDPOINT, format, endpoints).await,
+        Verb::Lb(lb) => services::lb(client, lb).await,
     }
 }
 

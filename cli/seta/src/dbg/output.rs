@@ -37,6 +37,11 @@ pub(super) fn data<T: DeserializeOwned>(
     progress::output(&columns(&table(typed(value)?)))
 }
 
+/// Prints a table.
+pub(super) fn table(rows: &[Vec<String>]) -> anyhow::Result<()> {
+    progress::output(&columns(rows))
+}
+
 /// An answer of the agent as the type it has in this version.
 pub(super) fn typed<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
     serde_json::from_value(value).context("the agent is of another version than this program")

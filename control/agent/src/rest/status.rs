@@ -270,7 +270,11 @@ async fn kubernetes(agent: &Agent) -> K8sStatus {
     let Some(watches) = &agent.watches else {
         return K8sStatus::default();
     };
-    let kinds = Kind::ALL.iter().map(|kind| kind.api().to_owned()).collect();
+    let services = Kind::SERVICES
+        .iter()
+        .filter(|_| agent.config.kube_proxy_replacement);
+    let kinds = Kind::ALL.iter().chain(services);
+    let kinds = kinds.map(|kind| kind.api().to_owned()).collect();
     let (state, msg) = match tokio::time::timeout(API_DEADLINE, agent.registry.version()).await {
         Ok(Ok(version)) => (State::Ok, version),
         Ok(Err(error)) => (State::Failure, format!("{error:#}")),

@@ -89,9 +89,9 @@ fn is_of(key: &ServiceKey, family: Family) -> bool {
 }
 
 /// All frontends with what is behind them.
-pub(super) fn of_service<'a>(
+pub(super) fn of_service(
     service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    slices: &[&EndpointSlice],
     node: &ServiceNode,
     settings: &Settings,
 ) -> Vec<(ServiceKey, Frontend)> {
@@ -110,8 +110,8 @@ pub(super) fn of_service<'a>(
             let wanted = keys.iter().filter(|(key, kind)| of_port(key, *kind));
             let mut behind = None;
             for (key, kind) in wanted {
-                let behind =
-                    behind.get_or_insert_with(|| Behind::new(service, port, slices.clone(), *family, node));
+                let behind = behind
+                    .get_or_insert_with(|| Behind::new(service, port, slices.iter().copied(), *family, node));
                 frontends.push((*key, frontend(service, key, *kind, behind, settings)));
             }
         }

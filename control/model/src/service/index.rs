@@ -365,13 +365,10 @@ impl ServiceIndex {
     fn frontends(&self, owner: &Owner) -> BTreeMap<ServiceKey, Frontend> {
         let frontends = match owner {
             Owner::Service(name) => {
-                let slices = self
-                    .slices
-                    .get(name.as_ref())
-                    .into_iter()
-                    .flat_map(BTreeMap::values);
+                let slices = self.slices.get(name.as_ref()).into_iter();
+                let slices: Vec<&EndpointSlice> = slices.flat_map(BTreeMap::values).collect();
                 let service = self.services.get(name);
-                let of = |service| frontends::of_service(service, slices, &self.node, &self.settings);
+                let of = |service| frontends::of_service(service, &slices, &self.node, &self.settings);
                 service.map(of).unwrap_or_default()
             }
             Owner::Pod(name) => {

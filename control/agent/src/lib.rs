@@ -87,7 +87,7 @@ pub struct Args {
     pub bpffs: PathBuf,
     /// Root of the node's cgroup v2 hierarchy, or of a hybrid one with it in `unified`: services are translated at the
     /// sockets of all processes below
-    #[arg(long, default_value = "/run/cilium/cgroupv2")]
+    #[arg(long, default_value = "/host/sys/fs/cgroup")]
     pub cgroup_root: PathBuf,
     /// Where to copy the CNI plugin; left out when the directory does not exist
     #[arg(long, default_value = "/host/opt/cni/bin")]

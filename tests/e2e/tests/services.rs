@@ -20,6 +20,35 @@ while [ $(date +%s) -lt $end ]; do
 done
 echo "asked $asked failed $failed"'"#;
 
+/// Backends of the UDP service: each answers every datagram with its name (Bash cannot receive datagrams; Perl is part of
+/// every Debian).
+const DATAGRAMS: &str = r#"apiVersion: v1
+kind: Pod
+metadata: {name: NAME, labels: {app: echo}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: curlimages/curl
+    command: [perl, -MIO::Socket::IP, -e]
+    args: ['$s=IO::Socket::IP->new(LocalHost=>"::",LocalPort=>5353,Proto=>"udp") or die; while(defined($s->recv($b,9))){$s->send("NAME\n")}']
+    ports: [{containerPort: 5353, protocol: UDP}]
+---
+"#;
+
+/// One connected socket that asks ten times a second and prints who answers, or why nobody does; it goes on with a new
+/// socket only when a call fails.
+const ASKER: &str = r#"kubectl exec client -- timeout 30 perl -MIO::Socket::IP -e '
+$|=1;
+for (1..200) {
+  $s //= IO::Socket::IP->new(PeerHost=>"ADDRESS",PeerPort=>5353,Proto=>"udp") or die;
+  $SIG{ALRM}=sub{}; my $ok = $s->send("?");
+  my $r=""; vec($r,fileno($s),1)=1;
+  if ($ok && select($r,undef,undef,0.3)) { if (defined $s->recv($b,9)) { print $b } else { print "error $!\n"; undef $s } }
+  elsif (!$ok) { print "error $!\n"; undef $s } else { print "silence\n" }
+  select(undef,undef,undef,0.1);
+}'"#;
+
 /// The code of a request of a pod.
 fn code(lab: &Lab, pod: &str, url: &str) -> Result<String> {
     let script = format!(r#"kubectl exec {pod} -- curl -6 -s -m 5 -o /dev/null -w "%{{http_code}}" "{url}""#);
@@ -133,6 +162,63 @@ spec:
     ensure!(
         text.contains(" failed 0") && !text.contains("asked 0"),
         "requests failed:\n{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_connected_datagram_socket_is_told_when_its_backend_goes() -> Result<()> {
+    let Some(lab) = common::lab("t-datagram")? else {
+        return Ok(());
+    };
+    lab.up_with_seta()?;
+    lab.pods(&[
+        client("client", "kind-control-plane"),
+        DATAGRAMS.replace("NAME", "one"),
+        DATAGRAMS.replace("NAME", "two"),
+    ])?;
+    lab.ok("kubectl create service clusterip echo --tcp=1 --dry-run=client -o json | sed 's/TCP/UDP/; s/\"port\": 1/\"port\": 5353/; s/\"targetPort\": 1/\"targetPort\": 5353/' | kubectl apply -f -")?;
+    let address = lab.ok("kubectl get service echo -o jsonpath='{.spec.clusterIP}'")?;
+    lab.until(
+        DEADLINE,
+        "kubectl get endpointslices -l kubernetes.io/service-name=echo -o jsonpath='{.items[*].endpoints[*].conditions.ready}'",
+        |output| output.text == "true true",
+    )?;
+
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("answers");
+    let mut asker = lab.spawn(&format!(
+        "{{ {} ; }} > {} 2>&1",
+        ASKER.replace("ADDRESS", &address),
+        file.display()
+    ))?;
+    let shows = |name: &str| format!("grep -c {name} {}", file.display());
+    let first = lab.until(DEADLINE, &format!("tail -n 1 {}", file.display()), |output| {
+        ["one\n", "two\n"].contains(&output.text.as_str())
+    })?;
+    let (first, second) = if first.text == "one\n" {
+        ("one", "two")
+    } else {
+        ("two", "one")
+    };
+    ensure!(
+        lab.run(&shows(second))?.text == "0\n",
+        "a connected socket stays with its backend"
+    );
+    lab.ok(&format!("kubectl delete pod {first} --wait=false"))?;
+    let told = lab.until(DEADLINE, &shows(second), |output| {
+        output.code == 0 && output.text != "0\n"
+    });
+    let _ = asker.kill();
+    let text = std::fs::read_to_string(&file)?;
+    told.with_context(|| format!("the other backend never answered:\n{text}"))?;
+    ensure!(
+        text.contains("error"),
+        "the socket was closed with an error:\n{text}"
+    );
+    ensure!(
+        text.matches("silence").count() <= 5,
+        "the socket was told late:\n{text}"
     );
     Ok(())
 }

@@ -79,7 +79,8 @@ fn run(args: &Args) -> Result<()> {
     if wanted(Part::Services) {
         services::run(&args.sizes, args.rounds.max(1), args.connections.max(1))?;
     }
-    if wanted(Part::Sync) {
+    // Minutes of making services first: only when asked for.
+    if args.only == Some(Part::Sync) {
         service_sync::run(&args.seta)?;
     }
     if wanted(Part::Node) {

@@ -48,7 +48,7 @@ pub struct NatEntry {
 impl NatEntry {
     /// Packets that match answer those of the other entry.
     pub const REPLY: u32 = 1 << 0;
-    /// TCP: FIN was seen from the client.
+    /// TCP: FIN was seen from the client, or RST from anyone.
     pub const CLIENT_CLOSING: u32 = 1 << 1;
     /// TCP: FIN was seen from the server, or RST from anyone.
     pub const SERVER_CLOSING: u32 = 1 << 2;

@@ -8,6 +8,10 @@ use abi::{Direction, DropReason, event::ObservationPoint};
 use aya_ebpf::bindings::__sk_buff;
 use packet::{Family, V4, V6};
 use stages::{Context, Dropped, conntrack, icmp_error, icmp_error::Problem, neighbour, neighbour::Handled};
+use stages::{
+    nat::{self, Translated, balance, masquerade},
+    related::Known,
+};
 use stages::{parse, parse::Parsed, related, report, report::Sighting};
 
 use crate::skb::Skb;
@@ -28,13 +32,53 @@ impl Context for Skb {
     }
 
     #[inline(always)]
-    fn is_known<F: Family>(&mut self, parsed: &Parsed) -> bool {
+    fn is_known<F: Family>(&mut self, parsed: &Parsed) -> Known {
         let answer = if F::IS_V6 {
             border_is_known_v6(self.as_ptr(), parsed)
         } else {
             border_is_known_v4(self.as_ptr(), parsed)
         };
-        answer != 0
+        match answer {
+            NO => Known::No,
+            TRANSLATED => Known::Translated,
+            _ => Known::Yes,
+        }
+    }
+
+    #[inline(always)]
+    fn balance(&mut self, parsed: &mut Parsed, flags: u16) -> Result<Translated, DropReason> {
+        translated(border_balance(self.as_ptr(), parsed, u32::from(flags)))
+    }
+
+    #[inline(always)]
+    fn inbound(&mut self, parsed: &mut Parsed, flags: u16) -> Result<Translated, DropReason> {
+        translated(border_inbound(self.as_ptr(), parsed, u32::from(flags)))
+    }
+
+    #[inline(always)]
+    fn masquerade(&mut self, parsed: &mut Parsed, ifindex: u32) -> Result<(), DropReason> {
+        result(border_masquerade(self.as_ptr(), parsed, ifindex))
+    }
+
+    #[inline(always)]
+    fn outbound(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        result(border_outbound(self.as_ptr(), parsed))
+    }
+
+    #[inline(always)]
+    fn translate_error(&mut self, parsed: &mut Parsed) -> Result<bool, DropReason> {
+        translated(border_translate_error(self.as_ptr(), parsed))
+            .map(|translated| translated == Translated::Yes)
+    }
+
+    #[inline(always)]
+    fn restore(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        result(border_restore(self.as_ptr(), parsed))
+    }
+
+    #[inline(always)]
+    fn revert(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        result(border_revert(self.as_ptr(), parsed))
     }
 
     #[inline(always)]
@@ -49,7 +93,10 @@ impl Context for Skb {
 
     #[inline(always)]
     fn answer(&mut self, parsed: &Parsed, problem: Problem) -> Result<(), DropReason> {
-        let what = u32::from(problem.kind) | (problem.reason as u32) << 8 | (problem.direction as u32) << 16;
+        let what = u32::from(problem.kind)
+            | (problem.reason as u32) << 8
+            | (problem.direction as u32) << 16
+            | u32::from(problem.code) << 24;
         result(border_answer(self.as_ptr(), parsed, what, problem.body))
     }
 
@@ -68,6 +115,35 @@ impl Context for Skb {
     #[inline(always)]
     fn dropped(&mut self, dropped: Dropped) {
         border_dropped(self.as_ptr(), dropped.reason as u32, dropped.direction as u32);
+    }
+}
+
+const NO: u32 = Known::No as u32;
+const TRANSLATED: u32 = Known::Translated as u32;
+
+const UNCHANGED: u32 = Translated::No as u32;
+const CHANGED: u32 = Translated::Yes as u32;
+const LOOPED: u32 = Translated::Looped as u32;
+const REFUSED: u32 = Translated::Refused as u32;
+
+/// What a border of translation returns.
+#[inline(always)]
+fn translated(code: u32) -> Result<Translated, DropReason> {
+    match code {
+        UNCHANGED => Ok(Translated::No),
+        CHANGED => Ok(Translated::Yes),
+        LOOPED => Ok(Translated::Looped),
+        REFUSED => Ok(Translated::Refused),
+        other => Err(reason(other)),
+    }
+}
+
+/// [`translated`] the other way.
+#[inline(always)]
+fn translation(result: Result<Translated, DropReason>) -> u32 {
+    match result {
+        Ok(translated) => translated as u32,
+        Err(reason) => reason as u32,
     }
 }
 
@@ -139,7 +215,7 @@ extern "C" fn border_look_up(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
 extern "C" fn border_is_known_v6(skb: *mut __sk_buff, parsed: *const Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
     unsafe { parsed.as_ref() }.map_or(0, |parsed| {
-        u32::from(related::is_known::<V6, Skb>(&mut Skb::new(skb), parsed))
+        related::is_known::<V6, Skb>(&mut Skb::new(skb), parsed) as u32
     })
 }
 
@@ -148,8 +224,74 @@ extern "C" fn border_is_known_v6(skb: *mut __sk_buff, parsed: *const Parsed) -> 
 extern "C" fn border_is_known_v4(skb: *mut __sk_buff, parsed: *const Parsed) -> u32 {
     // SAFETY: null, or a reference of the caller.
     unsafe { parsed.as_ref() }.map_or(0, |parsed| {
-        u32::from(related::is_known::<V4, Skb>(&mut Skb::new(skb), parsed))
+        related::is_known::<V4, Skb>(&mut Skb::new(skb), parsed) as u32
     })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_balance(skb: *mut __sk_buff, parsed: *mut Parsed, flags: u32) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        translation(balance::from_pod(&mut Skb::new(skb), parsed, flags as u16))
+    })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_inbound(skb: *mut __sk_buff, parsed: *mut Parsed, flags: u32) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        translation(balance::inbound(&mut Skb::new(skb), parsed, flags as u16))
+    })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_masquerade(skb: *mut __sk_buff, parsed: *mut Parsed, ifindex: u32) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        code(masquerade::masquerade(&mut Skb::new(skb), parsed, ifindex))
+    })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_outbound(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        code(masquerade::outbound(&mut Skb::new(skb), parsed))
+    })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_translate_error(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
+    let answer = |is_translated| {
+        if is_translated {
+            Translated::Yes
+        } else {
+            Translated::No
+        }
+    };
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
+        translation(nat::error::translate(&mut Skb::new(skb), parsed).map(answer))
+    })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_restore(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| code(nat::restore(&mut Skb::new(skb), parsed)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_revert(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| code(nat::revert(&mut Skb::new(skb), parsed)))
 }
 
 #[unsafe(no_mangle)]
@@ -169,6 +311,7 @@ extern "C" fn border_neighbour(skb: *mut __sk_buff, parsed: *const Parsed) -> u3
 extern "C" fn border_answer(skb: *mut __sk_buff, parsed: *const Parsed, what: u32, body: u32) -> u32 {
     let problem = Problem {
         kind: what as u8,
+        code: (what >> 24) as u8,
         reason: reason(what >> 8),
         direction: direction(what >> 16),
         body,

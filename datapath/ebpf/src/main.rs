@@ -17,6 +17,7 @@ mod borders;
 mod constants;
 mod kernel;
 mod maps;
+mod nat;
 mod routes;
 mod services;
 mod skb;

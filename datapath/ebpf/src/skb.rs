@@ -3,13 +3,16 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::generated::{
-        bpf_csum_diff, bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
-use packet::{AccessError, Ethernet, Packet, access::MAX_SUM, checksum};
+use packet::{AccessError, Covered, Ethernet, Packet, access::MAX_SUM, checksum};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A packet at a tc hook. The pointer is the program's context and lives as long as the program runs. Tables
@@ -120,6 +123,47 @@ impl Packet for Skb {
         } else {
             Err(AccessError::Refused)
         }
+    }
+
+    #[inline(always)]
+    fn replace<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: u32,
+        old: &T,
+        new: &T,
+        covered: Covered,
+    ) -> Result<(), AccessError> {
+        const {
+            assert!(
+                size_of::<T>().is_multiple_of(4),
+                "the helper adds words of four bytes"
+            );
+        }
+        let len = size_of::<T>() as u32;
+        let (old, new) = (core::ptr::from_ref(old), core::ptr::from_ref(new));
+        // A device may have summed up the whole packet (`CHECKSUM_COMPLETE`). What belongs to the pseudo-header and the
+        // checksum both change that sum, by amounts that cancel out: the first helper sees to one, the second, which was
+        // made for IPv4 with a checksum of its own in front, to the other. (`BPF_F_IPV6` leaves out both, from Linux 6.16
+        // on.) What belongs to the transport header is left out by both.
+        let recompute = if covered.by_pseudo_header {
+            BPF_F_RECOMPUTE_CSUM
+        } else {
+            0
+        };
+        let mut flags = 0;
+        if covered.by_pseudo_header {
+            flags |= BPF_F_PSEUDO_HDR;
+        }
+        if covered.zero_is_none {
+            flags |= BPF_F_MARK_MANGLED_0;
+        }
+        // SAFETY: old and new are initialised and as long as said; the helpers check the bounds of the packet.
+        let failed = unsafe {
+            let change = bpf_csum_diff(old.cast_mut().cast(), len, new.cast_mut().cast(), len, 0);
+            bpf_skb_store_bytes(self.0, offset, new.cast(), len, u64::from(recompute)) != 0
+                || bpf_l4_csum_replace(self.0, covered.field, 0, change as u64, u64::from(flags)) != 0
+        };
+        if failed { Err(AccessError::Refused) } else { Ok(()) }
     }
 
     #[inline(always)]

@@ -29,7 +29,11 @@ pub(crate) fn act(result: Result<Verdict, Dropped>) -> i32 {
 /// and would see, count and track what it lets pass a second time.
 #[inline(always)]
 pub(crate) fn last(action: i32) -> i32 {
-    if action == TC_ACT_UNSPEC { TC_ACT_OK } else { action }
+    if action == TC_ACT_UNSPEC {
+        TC_ACT_OK
+    } else {
+        action
+    }
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use crate::attach::{AttachError, Attached, Attachment, Direction, Holder, Programs};
 use crate::info::{self, InfoError, MapInfo, ProgramInfo};
 use crate::migrate::MapNews;
+use crate::nat::NatTables;
 use crate::object::{MAPS, PROGRAMS};
 use crate::open::{OpenError, Options};
 use crate::pins::PinError;
@@ -81,6 +82,7 @@ pub struct Datapath {
     pub(crate) programs: Programs,
     pub(crate) sockets: Sockets,
     pub(crate) services: ServiceTables,
+    pub(crate) nat: NatTables,
     pub(crate) endpoints: Table<Addr, Endpoint>,
     pub(crate) devices: Table<u32, Addr>,
     pub(crate) ipcache: Table<Addr, Peer>,
@@ -145,6 +147,12 @@ impl Datapath {
     #[must_use]
     pub fn services(&self) -> &ServiceTables {
         &self.services
+    }
+
+    /// Translated connections, and what masquerade goes by.
+    #[must_use]
+    pub fn nat(&self) -> &NatTables {
+        &self.nat
     }
 
     /// Attaches the programs of sockets to a cgroup: they see every socket of its processes, and of those in cgroups

@@ -28,6 +28,10 @@ pub(crate) const MAPS: &[&str] = &[
     abi::names::AFFINITY,
     abi::names::SOCKETS,
     abi::names::SOCKET_PEERS,
+    abi::names::NAT,
+    abi::names::FRAGMENTS,
+    abi::names::PLAIN,
+    abi::names::MASQUERADE,
 ];
 
 /// Programs of packets that must be in the object; those of sockets are in `sockets`.

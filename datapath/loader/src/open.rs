@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::attach::Programs;
 use crate::migrate::{Decision, MapNews, decide};
+use crate::nat::NatTables;
 use crate::object::{self, MAPS, ObjectError, PROGRAMS};
 use crate::pins::{PinError, Pins};
 use crate::prefix::PrefixTable;
@@ -176,6 +177,12 @@ fn assemble(
         affinity: opener.table(names::AFFINITY)?.0,
         ranges: opener.prefixes(names::SOURCE_RANGES)?,
     };
+    let nat = NatTables {
+        nat: opener.table(names::NAT)?.0,
+        masquerade: opener.table(names::MASQUERADE)?.0,
+        plain: opener.prefixes(names::PLAIN)?,
+    };
+    opener.tell(names::FRAGMENTS, 0, 0);
     opener.tell(names::SOCKETS, 0, 0);
     opener.tell(names::SOCKET_PEERS, 0, 0);
     opener.tell(names::EVENTS, 0, 0);
@@ -189,6 +196,7 @@ fn assemble(
         metrics,
         lost,
         services,
+        nat,
         news,
         predecessors,
     })
@@ -204,6 +212,7 @@ struct Parts {
     metrics: PerCpuArray<MapData, Wire<Counter>>,
     lost: PerCpuArray<MapData, u64>,
     services: ServiceTables,
+    nat: NatTables,
     news: Vec<MapNews>,
     predecessors: Vec<(bool, Table<CtKey, CtEntry>)>,
 }
@@ -219,6 +228,7 @@ impl Parts {
             metrics,
             lost,
             services,
+            nat,
             news,
             predecessors,
         } = self;
@@ -226,6 +236,7 @@ impl Parts {
             programs,
             sockets,
             services,
+            nat,
             endpoints,
             devices,
             ipcache,

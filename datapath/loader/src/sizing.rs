@@ -13,10 +13,11 @@ pub const DYNAMIC_SIZE_RATIO: f64 = 0.0025;
 /// (Cilium `pkg/option/config.go`, `LimitTableAutoGlobal{TCP,Any}Min`).
 const CT_TCP_MIN: u32 = 1 << 17;
 const CT_ANY_MIN: u32 = 1 << 16;
+const NAT_MIN: u32 = 1 << 17;
 /// The largest table (`LimitTableMax`).
 const TABLE_MAX: u32 = 1 << 24;
 /// Default sizes, whose proportions are kept when the tables grow with memory (`CTMapEntriesGlobal*Default`,
-/// `NATMapEntriesGlobalDefault`). The share of address translation is left free until it is there.
+/// `NATMapEntriesGlobalDefault`).
 const CT_TCP_DEFAULT: u64 = 1 << 19;
 const CT_ANY_DEFAULT: u64 = 1 << 18;
 const NAT_DEFAULT: u64 = 1 << 19;
@@ -34,6 +35,8 @@ pub struct MapSizes {
     pub ct_tcp: u32,
     /// Other connections.
     pub ct_any: u32,
+    /// Entries of translated connections, two each.
+    pub nat: u32,
     /// Frontends of services. There are four times as many backends, and as many members.
     pub services: u32,
     /// Event ring, bytes; a power of two and at least a page.
@@ -48,6 +51,7 @@ impl Default for MapSizes {
             ipcache: 512_000,
             ct_tcp: CT_TCP_MIN,
             ct_any: CT_ANY_MIN,
+            nat: NAT_MIN,
             services: 1 << 18,
             events_bytes: 1 << 20,
         }
@@ -83,6 +87,7 @@ impl MapSizes {
         Self {
             ct_tcp: entries(CT_TCP_DEFAULT, CT_TCP_MIN),
             ct_any: entries(CT_ANY_DEFAULT, CT_ANY_MIN),
+            nat: entries(NAT_DEFAULT, NAT_MIN),
             ..Self::default()
         }
     }
@@ -95,6 +100,7 @@ impl MapSizes {
             ipcache,
             ct_tcp,
             ct_any,
+            nat,
             services,
             events_bytes,
         } = *self;
@@ -104,8 +110,12 @@ impl MapSizes {
             (abi::names::IPCACHE, ipcache.max(1)),
             (abi::names::CT_TCP, ct_tcp.max(1)),
             (abi::names::CT_ANY, ct_any.max(1)),
+            (abi::names::NAT, nat.max(1)),
             (abi::names::SERVICES, services.max(1)),
-            (abi::names::BACKENDS, services.saturating_mul(4).clamp(1, TABLE_MAX)),
+            (
+                abi::names::BACKENDS,
+                services.saturating_mul(4).clamp(1, TABLE_MAX),
+            ),
             (abi::names::MEMBERS, services.max(1)),
             // The kernel takes powers of two from a page on; 1 GiB is far above anything useful.
             (

@@ -32,6 +32,16 @@ fn no_panics_are_in_the_object() {
     assert!(panics.is_empty(), "{panics:?}");
 }
 
+/// For who has to make room: what each function takes by itself.
+#[test]
+#[ignore = "prints: cargo nextest run -p seta-loader --test object --run-ignored all --no-capture frames"]
+fn frames_of_functions() {
+    let object = Object::parse(seta_loader::OBJECT).unwrap();
+    for function in object.functions.values() {
+        println!("{:>4} {}", frame(&function.instructions), function.name);
+    }
+}
+
 #[test]
 fn stacks_keep_to_their_budgets() {
     let mut object = Object::parse(seta_loader::OBJECT).unwrap();

@@ -11,7 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 use seta_loader::{Datapath, MapSizes, Options};
 use sim::{
     Program, TcAction,
-    rows::{self, Row},
+    rows::{self, Happened, Row},
+    timeless,
 };
 use zerocopy::FromBytes;
 
@@ -190,6 +191,7 @@ impl Kernel {
             devices: 1024,
             ct_tcp: 1024,
             ct_any: 1024,
+            nat: 1024,
             ..MapSizes::default()
         };
         let options = Options {
@@ -240,7 +242,15 @@ impl Kernel {
             .into_iter()
             .filter(|(key, _)| !known.contains(key))
             .collect();
-        row.compare(action, &run.packet, counted.collect(), &events, connections)
+        let nat = self.datapath.nat().nat.entries().unwrap();
+        row.compare(Happened {
+            action,
+            packet: run.packet,
+            counted: counted.collect(),
+            events,
+            connections,
+            nat: nat.iter().map(|(key, entry)| timeless(key, entry)).collect(),
+        })
     }
 
     fn fill(&self, row: &Row) {
@@ -262,6 +272,10 @@ impl Kernel {
         for (key, value) in &row.before.devices {
             tables.devices().insert(key, value).unwrap();
         }
+        self.fill_translation(row);
+        for (key, _) in tables.ipcache().entries().unwrap() {
+            tables.ipcache().remove(&key).unwrap();
+        }
         for (key, value) in &row.before.peers {
             tables.ipcache().insert(key, value).unwrap();
         }
@@ -273,6 +287,47 @@ impl Kernel {
                 tables.ct_any()
             };
             table.insert(&key, value).unwrap();
+        }
+    }
+
+    fn fill_translation(&self, row: &Row) {
+        let (services, nat) = (self.datapath.services(), self.datapath.nat());
+        let wanted = &row.before.translation;
+        for (key, _) in nat.nat.entries().unwrap() {
+            nat.nat.remove(&key).unwrap();
+        }
+        for (key, _) in nat.masquerade.entries().unwrap() {
+            nat.masquerade.remove(&key).unwrap();
+        }
+        for (bits, key) in nat.plain.dump().unwrap() {
+            nat.plain.remove(bits, &key).unwrap();
+        }
+        for (key, _) in services.services.entries().unwrap() {
+            services.services.remove(&key).unwrap();
+        }
+        for (key, _) in services.members.entries().unwrap() {
+            services.members.remove(&key).unwrap();
+        }
+        for (key, entry) in wanted.entries() {
+            nat.nat.insert(&key, &entry).unwrap();
+        }
+        for (key, value) in &wanted.masquerade {
+            nat.masquerade.insert(key, value).unwrap();
+        }
+        for (bits, key) in &wanted.plain {
+            nat.plain.insert(*bits, key).unwrap();
+        }
+        for (key, value) in &wanted.services {
+            services.services.insert(key, value).unwrap();
+        }
+        for (key, value) in &wanted.backends {
+            services.backends.insert(key, value).unwrap();
+        }
+        for (key, value) in &wanted.members {
+            services.members.insert(key, value).unwrap();
+        }
+        for (bits, key) in &wanted.ranges {
+            services.ranges.insert(*bits, key).unwrap();
         }
     }
 

@@ -43,6 +43,17 @@ pub trait Packet {
     /// Writes a value. Checksums of higher layers are the caller's business.
     fn store<T: IntoBytes + Immutable>(&mut self, offset: u32, value: &T) -> Result<(), AccessError>;
 
+    /// Puts `new` in the place of `old`, which is what the packet has at `offset`, and corrects a checksum for it, also one
+    /// that is still to be computed. Both are a multiple of four bytes long and begin at an even distance from the first
+    /// byte that the checksum covers.
+    fn replace<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: u32,
+        old: &T,
+        new: &T,
+        covered: Covered,
+    ) -> Result<(), AccessError>;
+
     /// Cuts or extends the end to `len` bytes. The packet is one packet afterwards, never a list of segments.
     fn resize(&mut self, len: u32) -> Result<(), AccessError>;
 
@@ -51,6 +62,17 @@ pub trait Packet {
 
     /// One's complement sum of `len` bytes (RFC 1071), folded to 16 bits, not inverted. At most [`MAX_SUM`] bytes.
     fn sum(&self, offset: u32, len: u32) -> Result<u16, AccessError>;
+}
+
+/// A checksum, and how it covers what is replaced.
+#[derive(Clone, Copy, Debug)]
+pub struct Covered {
+    /// Offset of the checksum.
+    pub field: u32,
+    /// Whether what is replaced belongs to the pseudo-header.
+    pub by_pseudo_header: bool,
+    /// Whether zero says that there is no checksum (UDP).
+    pub zero_is_none: bool,
 }
 
 /// Most bytes that [`Packet::sum`] takes: the payload of a packet of IPv6's least MTU.

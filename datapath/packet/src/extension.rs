@@ -35,6 +35,8 @@ pub struct Chain {
     pub protocol: u8,
     /// Fragment header found on the way.
     pub fragment: Fragment,
+    /// Identification in the fragment header, network order.
+    pub id: [u8; 4],
 }
 
 /// Why a chain of extension headers cannot be walked.
@@ -107,6 +109,7 @@ pub fn walk<P: Packet>(packet: &P, chain: &mut Chain) -> Result<(), ChainError> 
         let len = match chain.protocol {
             protocol::FRAGMENT => {
                 let offset_more = u16::from_be_bytes(head.offset_more);
+                chain.id = head.rest;
                 if offset_more & 0xfff8 != 0 {
                     chain.fragment = Fragment::Later;
                 } else if offset_more & 1 != 0 {

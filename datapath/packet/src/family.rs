@@ -109,6 +109,7 @@ impl Family for V6 {
             jumbo: 0,
             protocol: header.next_header,
             fragment: Fragment::Whole,
+            id: [0; 4],
         };
         if extension::is_extension(header.next_header) {
             walk_v6(packet, &mut chain)?;
@@ -197,6 +198,7 @@ impl Family for V4 {
             jumbo: 0,
             protocol: header.protocol,
             fragment,
+            id: [0, 0, header.id[0], header.id[1]],
         })
     }
 

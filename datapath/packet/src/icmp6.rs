@@ -39,6 +39,12 @@ pub mod kind {
     pub const MLD_REPORT_V2: u8 = 143;
 }
 
+/// Codes of [`kind::UNREACHABLE`].
+pub mod unreachable {
+    /// Nobody listens on the port.
+    pub const PORT: u8 = 4;
+}
+
 /// The first eight bytes of every message.
 #[repr(C)]
 #[derive(
@@ -58,6 +64,10 @@ pub struct Icmp6 {
 impl Icmp6 {
     /// Bytes on the wire.
     pub const LEN: u32 = 8;
+    /// Offset of the checksum.
+    pub const CHECKSUM: u32 = 2;
+    /// Offset of the body.
+    pub const BODY: u32 = 4;
 
     /// Identifier of an echo message.
     #[must_use]

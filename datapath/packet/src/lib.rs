@@ -22,7 +22,7 @@ pub mod icmp6;
 pub mod ip;
 pub mod transport;
 
-pub use access::{AccessError, Packet};
+pub use access::{AccessError, Covered, Packet};
 pub use ethernet::Ethernet;
 pub use extension::{Chain, Fragment};
 pub use family::{Family, V4, V6};

@@ -121,6 +121,13 @@ impl Builder {
         self.prepend(protocol::FRAGMENT, &header)
     }
 
+    /// The same for a later fragment of a datagram of some protocol.
+    #[must_use]
+    pub fn fragment_of(mut self, protocol: u8, offset: u16, more: bool) -> Self {
+        self.next = protocol;
+        self.fragment(offset, more)
+    }
+
     fn prepend(mut self, number: u8, header: &[u8]) -> Self {
         self.bytes.splice(0..0, header.iter().copied());
         self.next = number;

@@ -6,6 +6,8 @@ mod builder;
 pub mod fuzz;
 mod memory;
 pub mod rows;
+mod translation;
 
 pub use builder::{Builder, checksum_is_valid};
-pub use memory::{Program, Sim, Snapshot, TcAction};
+pub use memory::{Program, Sim, Snapshot, TcAction, timeless};
+pub use translation::Translation;

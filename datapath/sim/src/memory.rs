@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use abi::{Addr, Bucket, Config, CtEntry, CtKey, Endpoint, Peer, tables::Counter};
-use packet::{AccessError, Ethernet, Packet, access::MAX_SUM, checksum};
+use abi::{Addr, Bucket, Config, CtEntry, CtKey, Endpoint, NatEntry, NatKey, Peer, tables::Counter};
+use packet::{AccessError, Covered, Ethernet, Packet, access::MAX_SUM, checksum};
 use stages::{Context, Dropped, Env, Route, RouteQuery, TableFull, Tables, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::translation::Translation;
 
 /// One of the five programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +107,8 @@ pub struct Sim {
     pub buckets: BTreeMap<u32, Bucket>,
     /// Records that were sent: header, then captured bytes.
     pub events: Vec<Vec<u8>>,
+    /// Services, masquerade and translated connections.
+    pub translation: Translation,
 }
 
 /// What a program can change besides the packet.
@@ -116,6 +120,21 @@ pub struct Snapshot {
     pub counters: BTreeMap<u32, Counter>,
     /// Kind and subtype of the records.
     pub events: Vec<(u8, u8)>,
+    /// Entries of translated connections, without times.
+    pub nat: Vec<(Vec<u8>, NatEntry)>,
+}
+
+/// An entry without times, which differ between kernel and memory.
+#[must_use]
+pub fn timeless(key: &NatKey, entry: &NatEntry) -> (Vec<u8>, NatEntry) {
+    (
+        key.as_bytes().to_vec(),
+        NatEntry {
+            created: 0,
+            expires: 0,
+            ..*entry
+        },
+    )
 }
 
 impl Default for Sim {
@@ -138,6 +157,7 @@ impl Default for Sim {
             counters: BTreeMap::new(),
             buckets: BTreeMap::new(),
             events: Vec::new(),
+            translation: Translation::default(),
         }
     }
 }
@@ -171,6 +191,11 @@ impl Sim {
                 .collect(),
             counters: self.counters.clone(),
             events: self.events.iter().map(head).collect(),
+            nat: self
+                .translation
+                .entries()
+                .map(|(key, entry)| timeless(&key, &entry))
+                .collect(),
         }
     }
 
@@ -226,6 +251,29 @@ impl Packet for Sim {
             .map_err(|_| AccessError::Refused)?;
         self.packet[range].copy_from_slice(value.as_bytes());
         Ok(())
+    }
+
+    fn replace<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: u32,
+        old: &T,
+        new: &T,
+        covered: Covered,
+    ) -> Result<(), AccessError> {
+        self.store(offset, new)?;
+        let field: [u8; 2] = self.load(covered.field).map_err(|_| AccessError::Refused)?;
+        if covered.zero_is_none && field == [0; 2] {
+            return Ok(());
+        }
+        let change = checksum::add(!checksum::sum(old.as_bytes()), checksum::sum(new.as_bytes()));
+        let sum = !checksum::add(!u16::from_be_bytes(field), change);
+        // As the kernel does it, and RFC 768 wants.
+        let sum = if covered.zero_is_none && sum == 0 {
+            0xffff
+        } else {
+            sum
+        };
+        self.store(covered.field, &sum.to_be_bytes())
     }
 
     fn resize(&mut self, len: u32) -> Result<(), AccessError> {

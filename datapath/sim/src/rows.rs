@@ -5,11 +5,17 @@
 //! The device under test has index 1, as the kernel runs tests on the loopback device.
 
 mod cases;
+mod nat;
 
-use abi::{Addr, Config, CtKey, Direction, DropReason, Endpoint, Peer, event::kind, reason::metric_index};
+use std::collections::BTreeMap;
+
+use abi::{
+    Addr, Config, CtKey, Direction, DropReason, Endpoint, NatEntry, NatKey, Peer, event::kind,
+    reason::metric_index,
+};
 use zerocopy::IntoBytes;
 
-use crate::{Program, Sim, TcAction};
+use crate::{Program, Sim, TcAction, timeless};
 
 pub use cases::all;
 
@@ -39,13 +45,37 @@ pub struct After {
     pub events: Vec<(u8, u8)>,
     /// Connections that are new.
     pub connections: Vec<CtKey>,
+    /// Entries of translated connections that are new or changed; times do not matter.
+    pub nat: Vec<(NatKey, NatEntry)>,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub struct Happened {
+    /// What tc does.
+    pub action: TcAction,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+    /// Counter slots, one for each packet counted.
+    pub counted: Vec<u32>,
+    /// Kind and subtype of the records sent.
+    pub events: Vec<(u8, u8)>,
+    /// Keys of new connections, and who is behind their ends.
+    pub connections: Vec<(Vec<u8>, [u32; 2])>,
+    /// All entries of translated connections, as of [`crate::timeless`].
+    pub nat: Vec<(Vec<u8>, NatEntry)>,
 }
 
 impl Row {
-    /// Whether the kernel can be asked: neither its routing table nor a VLAN tag can be set by hand.
+    /// Whether the kernel can be asked: neither its routing table nor a VLAN tag nor a socket nor a fragment that passed
+    /// can be set
+    /// by hand.
     #[must_use]
     pub fn runs_in_kernel(&self) -> bool {
-        self.before.route == stages::Route::Stack && !self.before.is_tagged
+        self.before.route == stages::Route::Stack
+            && !self.before.is_tagged
+            && self.before.translation.sockets.is_empty()
+            && self.before.translation.fragments.is_empty()
     }
 
     /// Runs the row in memory; the answer names every difference.
@@ -64,30 +94,32 @@ impl Row {
             .filter(|(key, _)| !self.before.connections.contains_key(key))
             .cloned()
             .collect();
-        self.compare(
+        self.compare(Happened {
             action,
-            &sim.packet,
-            counted.collect(),
-            &after.events[before.events.len()..],
-            new,
-        )
+            packet: sim.packet.clone(),
+            counted: counted.collect(),
+            events: after.events[before.events.len()..].to_vec(),
+            connections: new,
+            nat: after.nat,
+        })
     }
 
     /// Compares what happened with what should have.
-    pub fn compare(
-        &self,
-        action: TcAction,
-        packet: &[u8],
-        mut counted: Vec<u32>,
-        events: &[(u8, u8)],
-        mut connections: Vec<(Vec<u8>, [u32; 2])>,
-    ) -> Result<(), String> {
+    pub fn compare(&self, happened: Happened) -> Result<(), String> {
+        let Happened {
+            action,
+            packet,
+            mut counted,
+            events,
+            mut connections,
+            mut nat,
+        } = happened;
         let mut wrong = Vec::new();
         if action != self.after.action {
             wrong.push(format!("action {action:?}, not {:?}", self.after.action));
         }
         let expected = self.after.packet.as_ref().unwrap_or(&self.before.packet);
-        if packet != expected {
+        if packet != *expected {
             wrong.push(format!("packet\n  {packet:02x?}, not\n  {expected:02x?}"));
         }
         let mut expected = self.after.counted.clone();
@@ -109,6 +141,18 @@ impl Row {
         connections.sort_unstable();
         if connections != expected {
             wrong.push(format!("connections {connections:02x?}, not {expected:02x?}"));
+        }
+        let mut expected: BTreeMap<_, _> = self
+            .before
+            .translation
+            .entries()
+            .map(|(key, entry)| timeless(&key, &entry))
+            .collect();
+        expected.extend(self.after.nat.iter().map(|(key, entry)| timeless(key, entry)));
+        let expected: Vec<_> = expected.into_iter().collect();
+        nat.sort_by(|one, other| one.0.cmp(&other.0));
+        if nat != expected {
+            wrong.push(format!("translations {nat:02x?}, not {expected:02x?}"));
         }
         if wrong.is_empty() {
             Ok(())

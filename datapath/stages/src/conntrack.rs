@@ -10,7 +10,7 @@
 use abi::{CtEntry, CtKey, DropReason, event::TraceReason};
 use packet::{Ethernet, Family, Fragment, protocol, transport::tcp_flag};
 
-use crate::{Context, parse::Parsed, report::identity_of};
+use crate::{Context, parse::Parsed, related::Known, report::identity_of};
 
 /// Which side of a connection is looked at.
 #[repr(u8)]
@@ -45,13 +45,14 @@ impl Default for Tracked {
 pub fn track<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, side: Side) -> Result<(), DropReason> {
     parsed.tuple.dir = side as u8;
     if parsed.is_control && F::is_error(parsed.control) {
-        let is_known = cx.is_known::<F>(parsed);
-        let reason = if is_known {
-            TraceReason::Related
-        } else {
+        let known = cx.is_known::<F>(parsed);
+        let reason = if matches!(known, Known::No) {
             TraceReason::New
+        } else {
+            TraceReason::Related
         };
         parsed.tracked = Tracked { reason, report: true };
+        parsed.is_translated = matches!(known, Known::Translated);
         return Ok(());
     }
     cx.look_up(parsed)
@@ -73,15 +74,16 @@ pub fn look_up<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropRe
 /// Looks for a connection in which the packet goes this way, and counts it there. A function of its own, called twice.
 #[inline(never)]
 fn find<C: Context>(cx: &mut C, parsed: &mut Parsed, is_forward: bool) -> bool {
-    let seen = Seen::new(cx, parsed);
+    let mut seen = Seen::new(cx, parsed);
     let key = if is_forward {
         parsed.tuple
     } else {
         turned(&parsed.tuple)
     };
-    match update(cx, &key, &seen, is_forward) {
+    match update(cx, &key, &mut seen, is_forward) {
         Some(tracked) => {
             parsed.tracked = tracked;
+            parsed.is_translated = seen.is_translated;
             true
         }
         None => false,
@@ -94,6 +96,11 @@ fn begin<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> 
     let mut entry = CtEntry {
         src_identity: identity_of(cx, parsed.src()),
         dst_identity: identity_of(cx, parsed.dst()),
+        flags: if parsed.is_translated {
+            CtEntry::TRANSLATED
+        } else {
+            0
+        },
         ..CtEntry::default()
     };
     Seen::new(cx, parsed).start(&mut entry);
@@ -107,7 +114,7 @@ fn begin<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReason> 
 }
 
 #[inline(always)]
-fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &Seen, is_forward: bool) -> Option<Tracked> {
+fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &mut Seen, is_forward: bool) -> Option<Tracked> {
     cx.connection(key, |entry| {
         let is_stale = entry.expires <= seen.now;
         let reopens = seen.opens() && entry.flags & (CtEntry::TX_CLOSING | CtEntry::RX_CLOSING) != 0;
@@ -115,6 +122,10 @@ fn update<C: Context>(cx: &mut C, key: &CtKey, seen: &Seen, is_forward: bool) ->
             // Nothing of it holds any more, not even who is behind the addresses: the caller makes a new entry.
             return None;
         }
+        if seen.is_translated {
+            entry.flags |= CtEntry::TRANSLATED;
+        }
+        seen.is_translated = entry.flags & CtEntry::TRANSLATED != 0;
         let report = seen.continues(entry, is_forward);
         let reason = if is_forward {
             TraceReason::Established
@@ -137,6 +148,7 @@ struct Seen {
     bytes: u32,
     tcp_flags: u8,
     is_tcp: bool,
+    is_translated: bool,
 }
 
 impl Seen {
@@ -154,6 +166,7 @@ impl Seen {
             bytes: cx.len().saturating_sub(Ethernet::LEN),
             tcp_flags: parsed.tcp_flags,
             is_tcp: is_tcp(parsed),
+            is_translated: parsed.is_translated,
         }
     }
 

@@ -7,12 +7,23 @@ use abi::DropReason;
 use packet::{Family, Packet};
 
 use crate::{
-    Env, Tables, conntrack, icmp_error, icmp_error::Problem, neighbour, neighbour::Handled, parse,
-    parse::Parsed, related, report, report::Sighting, verdict::Dropped,
+    Env, Tables, conntrack, icmp_error,
+    icmp_error::Problem,
+    nat::{self, Translated, Translations, balance, masquerade},
+    neighbour,
+    neighbour::Handled,
+    parse,
+    parse::Parsed,
+    related,
+    related::Known,
+    report,
+    report::Sighting,
+    service::Services,
+    verdict::Dropped,
 };
 
-/// One value with all three traits, as a function in the kernel takes five arguments at most.
-pub trait Context: Packet + Tables + Env + Sized {
+/// One value with all traits, as a function in the kernel takes five arguments at most.
+pub trait Context: Packet + Tables + Env + Services + Translations + Sized {
     /// [`parse::parse`].
     fn parse<F: Family>(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
         parse::parse::<F, Self>(self, parsed)
@@ -24,8 +35,43 @@ pub trait Context: Packet + Tables + Env + Sized {
     }
 
     /// [`related::is_known`].
-    fn is_known<F: Family>(&mut self, parsed: &Parsed) -> bool {
+    fn is_known<F: Family>(&mut self, parsed: &Parsed) -> Known {
         related::is_known::<F, Self>(self, parsed)
+    }
+
+    /// [`balance::from_pod`].
+    fn balance(&mut self, parsed: &mut Parsed, flags: u16) -> Result<Translated, DropReason> {
+        balance::from_pod(self, parsed, flags)
+    }
+
+    /// [`balance::inbound`].
+    fn inbound(&mut self, parsed: &mut Parsed, flags: u16) -> Result<Translated, DropReason> {
+        balance::inbound(self, parsed, flags)
+    }
+
+    /// [`masquerade::masquerade`].
+    fn masquerade(&mut self, parsed: &mut Parsed, ifindex: u32) -> Result<(), DropReason> {
+        masquerade::masquerade(self, parsed, ifindex)
+    }
+
+    /// [`masquerade::outbound`].
+    fn outbound(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        masquerade::outbound(self, parsed)
+    }
+
+    /// [`nat::error::translate`].
+    fn translate_error(&mut self, parsed: &mut Parsed) -> Result<bool, DropReason> {
+        nat::error::translate(self, parsed)
+    }
+
+    /// [`nat::restore`].
+    fn restore(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        nat::restore(self, parsed)
+    }
+
+    /// [`nat::revert`].
+    fn revert(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        nat::revert(self, parsed)
     }
 
     /// [`neighbour::from_pod`].

@@ -1,4 +1,6 @@
-//! Errors a router sends: time exceeded and packet too big (RFC 4443 §3.2, §3.3).
+//! Errors a router sends: destination unreachable, packet too big and time exceeded (RFC 4443 §3.1 to §3.3).
+//!
+//! A packet that was translated here is translated back first: its sender would not know it otherwise.
 //!
 //! The packet itself becomes the error: cut so that the whole fits the least MTU, moved back, and sent where it came
 //! from. An IPv4 packet goes to the stack instead, which sends its own errors.
@@ -41,11 +43,12 @@ const LIMIT: Rate = Rate {
 #[inline(always)]
 pub fn time_exceeded<F: Family, C: Context>(
     cx: &mut C,
-    parsed: &Parsed,
+    parsed: &mut Parsed,
     direction: Direction,
 ) -> Result<Verdict, Dropped> {
     let problem = Problem {
         kind: icmp6::kind::TIME_EXCEEDED,
+        code: 0,
         reason: DropReason::TtlExceeded,
         direction,
         body: 0,
@@ -57,7 +60,7 @@ pub fn time_exceeded<F: Family, C: Context>(
 #[inline(always)]
 pub fn too_big<F: Family, C: Context>(
     cx: &mut C,
-    parsed: &Parsed,
+    parsed: &mut Parsed,
     direction: Direction,
     mtu: u32,
 ) -> Result<Verdict, Dropped> {
@@ -68,6 +71,7 @@ pub fn too_big<F: Family, C: Context>(
         parsed,
         Problem {
             kind: icmp6::kind::TOO_BIG,
+            code: 0,
             reason,
             direction,
             body: mtu,
@@ -75,11 +79,30 @@ pub fn too_big<F: Family, C: Context>(
     )
 }
 
+/// No service is on this port of the address, or it has no backend.
+#[inline(always)]
+pub fn port_unreachable<F: Family, C: Context>(
+    cx: &mut C,
+    parsed: &mut Parsed,
+    direction: Direction,
+) -> Result<Verdict, Dropped> {
+    let problem = Problem {
+        kind: icmp6::kind::UNREACHABLE,
+        code: icmp6::unreachable::PORT,
+        reason: DropReason::ServiceBackendNotFound,
+        direction,
+        body: 0,
+    };
+    report_back::<F, C>(cx, parsed, problem)
+}
+
 /// What is wrong with a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem {
     /// Type of the message.
     pub kind: u8,
+    /// Code of the message.
+    pub code: u8,
     /// Reason the packet is dropped for.
     pub reason: DropReason,
     /// Where it was going.
@@ -91,7 +114,7 @@ pub struct Problem {
 #[inline(always)]
 fn report_back<F: Family, C: Context>(
     cx: &mut C,
-    parsed: &Parsed,
+    parsed: &mut Parsed,
     problem: Problem,
 ) -> Result<Verdict, Dropped> {
     if !F::IS_V6 {
@@ -106,6 +129,10 @@ fn report_back<F: Family, C: Context>(
     }
     // What is answered is counted and reported here, while it still is the packet that is dropped.
     cx.dropped(dropped);
+    if cx.config().services != 0 && parsed.is_translated {
+        cx.revert(parsed)
+            .map_err(|reason| Dropped { reason, ..dropped })?;
+    }
     cx.answer(parsed, problem)
         .map_err(|reason| Dropped { reason, ..dropped })?;
     Ok(Verdict::Device {
@@ -192,7 +219,7 @@ fn write_message<C: Context>(
 ) -> Result<(), DropReason> {
     let mut icmp = Icmp6 {
         kind: problem.kind,
-        code: 0,
+        code: problem.code,
         checksum: [0; 2],
         body: problem.body.to_be_bytes(),
     };

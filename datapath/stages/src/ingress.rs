@@ -6,13 +6,13 @@ use packet::{Ethernet, Family};
 use crate::{
     Context, Verdict,
     conntrack::{self, Side},
-    icmp_error,
+    icmp_error, nat,
     parse::Parsed,
     report::{self, Sighting},
     verdict::{Dropped, access},
 };
 
-/// Conntrack, policy (to come, between conntrack and trace), trace, count. Nothing in the packet is changed.
+/// Conntrack, policy (to come, between conntrack and translation), the addresses that the pod knows, trace, count.
 #[inline(always)]
 pub fn admit<F: Family, C: Context>(
     cx: &mut C,
@@ -20,6 +20,9 @@ pub fn admit<F: Family, C: Context>(
     pod: &Endpoint,
 ) -> Result<(), DropReason> {
     conntrack::track::<F, C>(cx, parsed, Side::In)?;
+    if F::IS_V6 && cx.config().services != 0 && nat::is_answer(parsed) {
+        cx.restore(parsed)?;
+    }
     if report::wants(cx, parsed) {
         let sighting = Sighting {
             point: ObservationPoint::ToEndpoint,

@@ -8,19 +8,19 @@
 //! # The way of a packet
 //!
 //! ```text
-//! from_pod     parse, source, neighbour discovery and echo to the router, conntrack OUT, [egress policy],
-//!              local: hop limit, MTU, ingress | remote: FIB, hop limit, MTU | node: stack
-//! from_netdev  parse, local pod: hop limit, MTU, ingress | else untouched
+//! from_pod     parse, source, neighbour discovery and echo to the router, services, conntrack OUT, [egress policy],
+//!              local: hop limit, MTU, ingress | remote: FIB, hop limit, MTU, masquerade | node: stack
+//! from_netdev  parse, services and answers to the node, local pod: hop limit, MTU, ingress | else untouched
 //! from_host    parse, local pod: to its device
 //! to_pod       parse, ingress
-//! to_netdev    trace
-//! ingress      conntrack IN, [ingress policy], trace to-endpoint
+//! to_netdev    masquerade, trace
+//! ingress      conntrack IN, [ingress policy], answers of services, trace to-endpoint
 //! ```
 //!
 //! In brackets: places for stages to come. Policy belongs behind conntrack, as replies and related errors skip it
 //! (`reference/cilium.md` §2.4), and before the hop limit, so that a packet that is not allowed provokes no error
 //! message. Later fragments will skip it too: they have no ports, and without its first fragment, which is judged, no
-//! datagram is put together again. Service translation belongs before conntrack OUT.
+//! datagram is put together again.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(
@@ -36,6 +36,7 @@ pub mod context;
 pub mod env;
 pub mod icmp_error;
 pub mod ingress;
+pub mod nat;
 pub mod neighbour;
 pub mod netdev;
 pub mod parse;

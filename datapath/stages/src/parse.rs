@@ -23,6 +23,8 @@ pub struct Parsed {
     pub offset: u32,
     /// Traffic class and flow label, network order.
     pub flow_info: [u8; 4],
+    /// Identification of the datagram that a fragment belongs to, network order.
+    pub fragment_id: [u8; 4],
     /// Bytes of a hop-by-hop header that will not be on the wire.
     pub jumbo: u8,
     /// Length of the transport header, bytes; 0 where it does not matter.
@@ -41,6 +43,9 @@ pub struct Parsed {
     pub protocol: u8,
     /// Whether this is IPv6.
     pub is_v6: bool,
+    /// Whether addresses or ports of the connection are translated on this node: known from [`crate::nat`] for a packet
+    /// that was translated before, else from conntrack.
+    pub is_translated: bool,
     /// What conntrack said, once it was asked.
     pub tracked: Tracked,
 }
@@ -95,6 +100,7 @@ pub fn parse<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<()
     parsed.offset = walked.offset;
     parsed.jumbo = walked.jumbo as u8;
     parsed.fragment = walked.fragment;
+    parsed.fragment_id = walked.id;
     parsed.is_control = walked.protocol == F::CONTROL && !is_later;
     parsed.protocol = walked.protocol;
     if is_later {

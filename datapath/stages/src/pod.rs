@@ -1,12 +1,17 @@
 //! The two programs of a pod's link.
 
-use abi::{Direction, DropReason, Endpoint, event::ObservationPoint};
+use abi::{
+    Addr, Direction, DropReason, Endpoint,
+    event::{ObservationPoint, TraceReason},
+};
 use packet::{Ethernet, Family, Fragment, V4, V6, ethernet::ether_type, icmp6, ip::Scope};
 
 use crate::{
     Context, Route, RouteQuery, Verdict,
     conntrack::{self, Side},
-    icmp_error, ingress, neighbour,
+    icmp_error, ingress,
+    nat::{self, Translated},
+    neighbour,
     parse::Parsed,
     report::{self, Sighting},
     source,
@@ -84,26 +89,82 @@ fn leave<F: Family, C: Context>(cx: &mut C, mac: &[u8; 6]) -> Result<Verdict, Dr
     {
         return neighbour::echo(cx, &parsed).map_err(Dropped::egress);
     }
-    conntrack::track::<F, C>(cx, &mut parsed, Side::Out).map_err(Dropped::egress)?;
-    if cx.config().host_routing == 0 || parsed.dst().is_link_local() {
-        return Ok(to_stack(cx, &parsed, sender));
-    }
-    match cx.endpoint(parsed.dst()) {
-        Some(receiver) if receiver.flags & Endpoint::HOST == 0 => {
-            ingress::deliver::<F, C>(cx, &mut parsed, &receiver, Direction::Egress)
+    go_on::<F, C>(cx, &mut parsed, sender)
+}
+
+/// Where a packet goes whose sender is known.
+#[inline(never)]
+fn go_on<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, sender: u16) -> Result<Verdict, Dropped> {
+    let mut receiver = Endpoint::default();
+    let mut is_local = find(cx, parsed.dst(), &mut receiver);
+    let translates = F::IS_V6 && cx.config().services != 0;
+    if translates && is_local && !nat::is_pod(&receiver) {
+        match cx.balance(parsed, receiver.flags).map_err(Dropped::egress)? {
+            Translated::No => {}
+            Translated::Yes => is_local = find(cx, parsed.dst(), &mut receiver),
+            Translated::Looped => return go_back::<F, C>(cx, parsed),
+            Translated::Refused => {
+                return icmp_error::port_unreachable::<F, C>(cx, parsed, Direction::Egress);
+            }
         }
-        Some(_) => Ok(to_stack(cx, &parsed, sender)),
-        None => forward::<F, C>(cx, &parsed, sender),
     }
+    conntrack::track::<F, C>(cx, parsed, Side::Out).map_err(Dropped::egress)?;
+    let is_local_pod = is_local && nat::is_pod(&receiver);
+    if translates && !is_local_pod && nat::is_answer(parsed) {
+        cx.restore(parsed).map_err(Dropped::egress)?;
+    }
+    if cx.config().host_routing == 0 || parsed.dst().is_link_local() {
+        return Ok(to_stack(cx, parsed, sender));
+    }
+    if is_local_pod {
+        ingress::deliver::<F, C>(cx, parsed, &receiver, Direction::Egress)
+    } else if is_local {
+        Ok(to_stack(cx, parsed, sender))
+    } else {
+        forward::<F, C>(cx, parsed, sender)
+    }
+}
+
+/// Looks up a local address; by reference, as this is done twice and each answer would have a place on the stack.
+#[inline(never)]
+fn find<C: Context>(cx: &C, addr: &Addr, endpoint: &mut Endpoint) -> bool {
+    match cx.endpoint(addr) {
+        Some(found) => {
+            *endpoint = found;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Back into the pod it came from: it is a backend of the service that it uses.
+#[inline(never)]
+fn go_back<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<Verdict, Dropped> {
+    let pod = cx
+        .device(cx.ifindex())
+        .and_then(|addr| cx.endpoint(&addr))
+        .ok_or(Dropped::egress(DropReason::EpNotReady))?;
+    if parsed.hop_limit <= 1 {
+        return icmp_error::time_exceeded::<F, C>(cx, parsed, Direction::Egress);
+    }
+    if report::wants(cx, parsed) {
+        sight(cx, parsed, pod.id, ObservationPoint::ToEndpoint, pod.ifindex);
+    }
+    report::count_forwarded(cx, Direction::Ingress);
+    F::decrement_hop_limit(cx, parsed.hop_limit)
+        .map_err(access)
+        .map_err(Dropped::egress)?;
+    ingress::address(cx, &pod).map_err(Dropped::egress)?;
+    Ok(Verdict::Peer { ifindex: pod.ifindex })
 }
 
 /// To another node or the world.
 #[inline(never)]
-fn forward<F: Family, C: Context>(cx: &mut C, parsed: &Parsed, sender: u16) -> Result<Verdict, Dropped> {
+fn forward<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed, sender: u16) -> Result<Verdict, Dropped> {
     if parsed.hop_limit <= 1 {
         return icmp_error::time_exceeded::<F, C>(cx, parsed, Direction::Egress);
     }
-    let (ifindex, next_hop) = match find_route(cx, parsed) {
+    let (ifindex, next_hop) = match find_route(cx, parsed, &parsed.tuple.dst) {
         Route::Via { ifindex, next_hop } => (ifindex, next_hop),
         Route::TooBig { mtu } => {
             return icmp_error::too_big::<F, C>(cx, parsed, Direction::Egress, mtu);
@@ -114,6 +175,10 @@ fn forward<F: Family, C: Context>(cx: &mut C, parsed: &Parsed, sender: u16) -> R
     if ifindex == cx.config().host_ifindex {
         // The route to the node's own pods, and none of them has this address.
         return Err(Dropped::egress(DropReason::NoMatchingLocalContainerFound));
+    }
+    // Answers to who knows the pod by its own address keep it.
+    if F::IS_V6 && cx.config().masquerade_v6 != 0 && !matches!(parsed.tracked.reason, TraceReason::Reply) {
+        cx.masquerade(parsed, ifindex).map_err(Dropped::egress)?;
     }
     F::decrement_hop_limit(cx, parsed.hop_limit)
         .map_err(access)
@@ -128,10 +193,10 @@ fn forward<F: Family, C: Context>(cx: &mut C, parsed: &Parsed, sender: u16) -> R
 
 /// A function of its own, as question and answer take a third of the kernel's stack.
 #[inline(never)]
-fn find_route<C: Context>(cx: &mut C, parsed: &Parsed) -> Route {
+pub(crate) fn find_route<C: Context>(cx: &mut C, parsed: &Parsed, dst: &Addr) -> Route {
     let query = RouteQuery {
         src: parsed.src(),
-        dst: parsed.dst(),
+        dst,
         flow_info: parsed.flow_info,
         ifindex: cx.ifindex(),
         len: parsed.wire_len(cx).min(u32::from(u16::MAX)) as u16,

@@ -9,20 +9,41 @@ use crate::{
     parse::{Parsed, has_ports},
 };
 
+/// Whether an error message is about a known connection.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is not.
+    No = 0,
+    /// It is.
+    Yes = 1,
+    /// It is, and the connection is translated on this node.
+    Translated = 2,
+}
+
 /// Whether an error message is about a connection of this side (`parsed.tuple.dir`), found by the packet inside. An
 /// error about nothing that is known is a packet of its own, which leaves no entry, so that a flood of errors cannot
 /// push connections out.
 #[inline(always)]
-pub fn is_known<F: Family, C: Context>(cx: &mut C, parsed: &Parsed) -> bool {
+pub fn is_known<F: Family, C: Context>(cx: &mut C, parsed: &Parsed) -> Known {
     let now = cx.now();
-    let is_alive = |entry: &mut CtEntry| entry.expires > now;
-    let Some(key) = inner_key::<F, C>(cx, parsed) else {
-        return false;
+    let known = |entry: &mut CtEntry| {
+        if entry.expires <= now {
+            Known::No
+        } else if entry.flags & CtEntry::TRANSLATED == 0 {
+            Known::Yes
+        } else {
+            Known::Translated
+        }
     };
-    if cx.connection(&key, is_alive).unwrap_or(false) {
-        return true;
+    let Some(key) = inner_key::<F, C>(cx, parsed) else {
+        return Known::No;
+    };
+    match cx.connection(&key, known) {
+        None | Some(Known::No) => {}
+        Some(found) => return found,
     }
-    cx.connection(&turned(&key), is_alive).unwrap_or(false)
+    cx.connection(&turned(&key), known).unwrap_or(Known::No)
 }
 
 /// Key of the packet inside, turned: the error travels against it, as a reply does.

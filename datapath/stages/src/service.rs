@@ -167,7 +167,7 @@ fn draw<T: Services>(tables: &T, set: BackendSet, choice: Choice) -> Option<Back
 
 /// Maps a number that may be anything evenly to `0..count`, without a division.
 #[inline(always)]
-fn scale(number: u32, count: u32) -> u32 {
+pub(crate) fn scale(number: u32, count: u32) -> u32 {
     (u64::from(number).wrapping_mul(u64::from(count)) >> 32) as u32
 }
 

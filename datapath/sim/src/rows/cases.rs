@@ -4,6 +4,7 @@ use abi::{
     Addr, CtKey,
     Direction::{Egress, Ingress},
     DropReason::{self, *},
+    NatEntry, NatKey,
     event::{ObservationPoint, kind},
 };
 use packet::{
@@ -31,16 +32,17 @@ pub fn all() -> Vec<Row> {
         errors(),
         headers(),
         entries(),
+        super::nat::all(),
     ]
     .concat()
 }
 
-const TO_ENDPOINT: (u8, u8) = (kind::TRACE, ObservationPoint::ToEndpoint as u8);
-const TO_STACK: (u8, u8) = (kind::TRACE, ObservationPoint::ToStack as u8);
-const TO_NETWORK: (u8, u8) = (kind::TRACE, ObservationPoint::ToNetwork as u8);
-const FROM_ENDPOINT: (u8, u8) = (kind::TRACE, ObservationPoint::FromEndpoint as u8);
+pub(super) const TO_ENDPOINT: (u8, u8) = (kind::TRACE, ObservationPoint::ToEndpoint as u8);
+pub(super) const TO_STACK: (u8, u8) = (kind::TRACE, ObservationPoint::ToStack as u8);
+pub(super) const TO_NETWORK: (u8, u8) = (kind::TRACE, ObservationPoint::ToNetwork as u8);
+pub(super) const FROM_ENDPOINT: (u8, u8) = (kind::TRACE, ObservationPoint::FromEndpoint as u8);
 
-fn row(name: &'static str, program: Program, packet: Vec<u8>, action: TcAction) -> Row {
+pub(super) fn row(name: &'static str, program: Program, packet: Vec<u8>, action: TcAction) -> Row {
     let before = Sim {
         packet,
         ..node::sim()
@@ -51,6 +53,7 @@ fn row(name: &'static str, program: Program, packet: Vec<u8>, action: TcAction) 
         counted: vec![],
         events: vec![],
         connections: vec![],
+        nat: vec![],
     };
     Row {
         name,
@@ -61,34 +64,39 @@ fn row(name: &'static str, program: Program, packet: Vec<u8>, action: TcAction) 
 }
 
 impl Row {
-    fn counts(mut self, slots: &[u32]) -> Self {
+    pub(super) fn counts(mut self, slots: &[u32]) -> Self {
         self.after.counted = slots.to_vec();
         self
     }
 
-    fn reports(mut self, events: &[(u8, u8)]) -> Self {
+    pub(super) fn reports(mut self, events: &[(u8, u8)]) -> Self {
         self.after.events = events.to_vec();
         self
     }
 
-    fn opens(mut self, connections: &[CtKey]) -> Self {
+    pub(super) fn opens(mut self, connections: &[CtKey]) -> Self {
         self.after.connections = connections.to_vec();
         self
     }
 
-    fn becomes(mut self, packet: Vec<u8>) -> Self {
+    pub(super) fn translates(mut self, pairs: &[[(NatKey, NatEntry); 2]]) -> Self {
+        self.after.nat = pairs.concat();
+        self
+    }
+
+    pub(super) fn becomes(mut self, packet: Vec<u8>) -> Self {
         self.after.packet = Some(packet);
         self
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Sim)) -> Self {
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Sim)) -> Self {
         change(&mut self.before);
         self
     }
 }
 
 /// A packet that is dropped with a record, nothing else.
-fn drops(name: &'static str, program: Program, packet: Vec<u8>, reason: DropReason) -> Row {
+pub(super) fn drops(name: &'static str, program: Program, packet: Vec<u8>, reason: DropReason) -> Row {
     let direction = if program == Program::FromPod {
         Egress
     } else {
@@ -104,7 +112,7 @@ fn consumes(name: &'static str, packet: Vec<u8>) -> Row {
     row(name, Program::FromPod, packet, TcAction::Shot).counts(&[dropped(MulticastHandled, Egress)])
 }
 
-fn key(src: Addr, dst: Addr, ports: (u16, u16), proto: u8, dir: u8) -> CtKey {
+pub(super) fn key(src: Addr, dst: Addr, ports: (u16, u16), proto: u8, dir: u8) -> CtKey {
     CtKey {
         src,
         dst,
@@ -116,11 +124,11 @@ fn key(src: Addr, dst: Addr, ports: (u16, u16), proto: u8, dir: u8) -> CtKey {
     }
 }
 
-fn syn(src: Addr, dst: Addr) -> Builder {
+pub(super) fn syn(src: Addr, dst: Addr) -> Builder {
     Builder::new(src, dst, &[]).tcp(40000, 80, SYN)
 }
 
-fn from_pod_frame(builder: Builder, hop_limit: u8) -> Vec<u8> {
+pub(super) fn from_pod_frame(builder: Builder, hop_limit: u8) -> Vec<u8> {
     builder.frame(POD_MAC, NODE_MAC, hop_limit)
 }
 

@@ -114,6 +114,8 @@ pub(crate) trait Kernel: Send + Sync + 'static {
     fn attach_pod(&self, ifindex: u32) -> Answer<()>;
     /// Attaches the programs of a device that leads out of the node.
     fn attach_native(&self, ifindex: u32) -> Answer<()>;
+    /// Sets the address under which translated packets leave by a native device.
+    fn set_masquerade(&self, ifindex: u32, addr: Addr) -> Answer<()>;
     /// Attaches the program of `cilium_host`.
     fn attach_router(&self, ifindex: u32) -> Answer<()>;
     /// Detaches the programs of a pod.
@@ -215,6 +217,10 @@ impl Kernel for Linux {
     fn attach_native(&self, ifindex: u32) -> Answer<()> {
         self.datapath.attach_netdev(ifindex)?;
         Ok(())
+    }
+
+    fn set_masquerade(&self, ifindex: u32, addr: Addr) -> Answer<()> {
+        Ok(self.datapath.nat().masquerade.insert(&ifindex, &addr)?)
     }
 
     fn attach_router(&self, ifindex: u32) -> Answer<()> {

@@ -205,6 +205,12 @@ impl Reconciler {
             .attach_router(devices.router.index)
             .context("attaching the program of cilium_host")?;
         for link in &devices.native {
+            // Before the program, which has nothing to translate with otherwise.
+            if let Some(addr) = translated_source(link, &devices.addresses) {
+                self.kernel
+                    .set_masquerade(link.index, addr)
+                    .with_context(|| format!("setting the source of translated packets of {}", link.name))?;
+            }
             self.kernel
                 .attach_native(link.index)
                 .with_context(|| format!("attaching programs to {}", link.name))?;
@@ -292,6 +298,19 @@ fn node_addresses(links: &[Link], addresses: &[Address], routers: &[IpAddr]) -> 
 }
 
 /// Prefixes that are reached through native devices without a router in between.
+/// The address under which translated packets leave by a device: its first one that others can answer to. Families share
+/// the table, and IPv6 is the one that is translated.
+fn translated_source(link: &Link, addresses: &[Address]) -> Option<Addr> {
+    let usable = |address: &&Address| {
+        address.device == link.index && address.global && !address.tentative && !address.deprecated
+    };
+    let v6 = |address: &Address| match address.net.addr() {
+        IpAddr::V6(_) => Some(to_abi(address.net.addr())),
+        IpAddr::V4(_) => None,
+    };
+    addresses.iter().filter(usable).find_map(v6)
+}
+
 fn on_link(native: &[Link], addresses: &[Address]) -> Vec<IpNet> {
     let ours = |index| native.iter().any(|link| link.index == index);
     addresses

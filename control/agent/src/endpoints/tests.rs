@@ -156,6 +156,10 @@ impl Kernel for Memory {
         self.step("attach_native").map(drop)
     }
 
+    fn set_masquerade(&self, _ifindex: u32, _addr: Addr) -> Result<(), KernelError> {
+        self.step("set_masquerade").map(drop)
+    }
+
     fn attach_router(&self, _ifindex: u32) -> Result<(), KernelError> {
         self.step("attach_router").map(drop)
     }

@@ -95,6 +95,8 @@ impl Node {
                 ipcache: 64,
                 ct_tcp: 4096,
                 ct_any: 4096,
+                services: 256,
+                nat: 4096,
                 events_bytes: 1 << 16,
             },
             ..Options::default()

@@ -222,7 +222,9 @@ impl AgentConfig {
                 }),
             native_v6_bits: self.ipv6_native_routing_cidr.map_or(0, |cidr| cidr.prefix_len()),
             services: u8::from(self.kube_proxy_replacement),
-            masquerade_v6: u8::from(self.bpf_masquerade && self.ipv6_masquerade),
+            masquerade_v6: u8::from(
+                self.bpf_masquerade && self.ipv6_masquerade && self.ipv6_native_routing_cidr.is_some(),
+            ),
             host_ifindex,
             host_routing: u8::from(!self.host_legacy_routing),
             monitor_aggregation: self.monitor_aggregation as u8,
@@ -330,17 +332,11 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
             "the kubelet has to know the port",
         );
     }
-    // Asked for by name only: it is also the default, of which the agent need not speak on every start.
-    if config.ipv6_masquerade && r.value("enable-ipv6-masquerade").is_some() {
-        r.no_effect(
-            "enable-ipv6-masquerade",
-            "packets to the world keep the pod's own address",
-        );
-    }
-    if config.bpf_masquerade {
+    // Without the prefix, packets between pods would be masqueraded, too.
+    if config.bpf_masquerade && config.ipv6_masquerade && config.ipv6_native_routing_cidr.is_none() {
         r.no_effect(
             "enable-bpf-masquerade",
-            "packets to the world are not masqueraded yet",
+            "it needs ipv6-native-routing-cidr, the prefix that pods reach with their own address",
         );
     }
     Some(config)

@@ -56,8 +56,7 @@ fn every_pair_that_should_talk_talks() -> Result<()> {
     ] {
         ensure!(lab.ok(&script)?.contains(" 0% packet loss"), "{what}: {script}");
     }
-    // The world: nothing is masqueraded yet, so packets arrive there with the pod's own address, to which the world
-    // knows no way back.
+    // The world sees pods under the address of their node, and answers find their way back.
     let outside = lab.ok("seta lab exec outside -- ip -6 -o address show scope global")?;
     let outside = outside
         .split([' ', '/'])
@@ -68,15 +67,31 @@ fn every_pair_that_should_talk_talks() -> Result<()> {
         lab.ok(&script)?.contains(" 0% packet loss"),
         "node to the world: {script}"
     );
-    let client = lab.address("client")?;
+    let node = "fc00:f853:ccd:e793::2";
     let seen = lab.ok(&format!(
         "kubectl exec client -- ping -6 -c 50 -i 0.1 -w 5 {outside} > /dev/null & \
-         seta lab exec outside -- timeout 10 tcpdump -lni any -c 1 'icmp6 and ip6[40] == 128 and src {client}'"
+         seta lab exec outside -- timeout 10 tcpdump -lni any -c 1 'icmp6 and ip6[40] == 128'"
     ))?;
     ensure!(
-        seen.contains(&format!("{client} > {outside}")),
+        seen.contains(&format!("{node} > {outside}")),
         "pod to the world:\n{seen}"
     );
+    let script = ping("kubectl exec client --", outside);
+    ensure!(
+        lab.ok(&script)?.contains(" 0% packet loss"),
+        "pod to the world and back: {script}"
+    );
+    // And the world reaches a service at a port of every node, whichever of them runs the backend.
+    lab.ok("kubectl expose pod far --port=80 --type=NodePort --name=far-web")?;
+    let port = lab.ok("kubectl get service far-web -o jsonpath='{.spec.ports[0].nodePort}'")?;
+    for node in [node, "fc00:f853:ccd:e793::3"] {
+        lab.until(
+            Duration::from_secs(10),
+            &format!(r#"seta lab exec outside -- curl -6 -s -m 2 -o /dev/null -w "%{{http_code}}" "http://[{node}]:{port}""#),
+            |output| output.text == "200",
+        )
+        .with_context(|| format!("the world to a service by way of {node}"))?;
+    }
     // Hop limit 1 ends at the router, which says so.
     let text = lab
         .run(&ping("kubectl exec client --", &format!("-t 1 {far}")))?

@@ -50,11 +50,7 @@ fn the_demo() {
     let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,
-        [
-            "enable-bpf-masquerade is not in effect: packets to the world are not masqueraded yet",
-            "enable-hubble is not in effect: flows are not served yet",
-            "enable-ipv6-masquerade is not in effect: packets to the world keep the pod's own address",
-        ]
+        ["enable-hubble is not in effect: flows are not served yet",]
     );
 }
 
@@ -262,7 +258,7 @@ fn keys_of_services() {
     let (config, warnings) = parse(&[
         ("kube-proxy-replacement", "true"),
         ("bpf-lb-algorithm", "maglev"),
-        ("bpf-lb-mode", "hybrid"),
+        ("bpf-lb-mode", "snat"),
         ("bpf-lb-dsr-dispatch", "opt"),
         ("bpf-lb-maglev-table-size", "16381"),
         ("node-port-range", "30000,31000"),
@@ -279,7 +275,7 @@ fn keys_of_services() {
     );
     let settings = config.services.settings;
     assert!(settings.maglev && !settings.check_source_ranges);
-    assert_eq!(settings.mode, crate::service::Mode::Hybrid);
+    assert_eq!(settings.mode, crate::service::Mode::Snat);
     assert_eq!(config.services.map_max, Some(4096));
     let constants = config.datapath(&[], 1, 77);
     assert_eq!(
@@ -289,6 +285,7 @@ fn keys_of_services() {
     for (key, value) in [
         ("bpf-lb-algorithm", "round-robin"),
         ("bpf-lb-mode", "ipvs"),
+        ("bpf-lb-mode", "dsr"),
         ("bpf-lb-dsr-dispatch", "geneve"),
         ("bpf-lb-maglev-table-size", "65521"),
         ("node-port-range", "30000-32767"),

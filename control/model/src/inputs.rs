@@ -15,8 +15,8 @@ use crate::labels::Labels;
 mod service;
 
 pub use service::{
-    Conditions, EndpointSlice, Forwarding, Hints, HostPort, ParseProtocolError, Protocol, Service, ServicePort,
-    ServiceType, SliceEndpoint, SlicePort,
+    Conditions, EndpointSlice, Forwarding, Hints, HostPort, ParseProtocolError, Protocol, Service,
+    ServicePort, ServiceType, SliceEndpoint, SlicePort,
 };
 
 /// A pod's or another namespaced object's full name.

@@ -16,6 +16,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "literals read better at the calls")]
 fn service(annotations: Value, spec: Value) -> Value {
     json!({
         "metadata": {

@@ -28,9 +28,14 @@ const PAGE: u32 = 500;
 #[error("a watch of pools or services has ended")]
 pub struct NoLoadBalancers;
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on its way from a stream to a store"
+)]
 enum Event {
     Pool(watcher::Result<watcher::Event<PoolObject>>),
-    Service(watcher::Result<watcher::Event<Service>>),
+    // Boxed, as it is much the larger one.
+    Service(Box<watcher::Result<watcher::Event<Service>>>),
 }
 
 /// All pools, and the Services of type LoadBalancer, as last seen. Dropping it ends the watches.
@@ -84,7 +89,10 @@ impl LoadBalancers {
         pools: impl Stream<Item = watcher::Result<watcher::Event<PoolObject>>> + Send + 'static,
         services: impl Stream<Item = watcher::Result<watcher::Event<Service>>> + Send + 'static,
     ) -> Self {
-        let events = futures::stream::select(pools.map(Event::Pool), services.map(Event::Service));
+        let events = futures::stream::select(
+            pools.map(Event::Pool),
+            services.map(|event| Event::Service(Box::new(event))),
+        );
         Self {
             kind,
             responsibility,
@@ -148,13 +156,15 @@ impl LoadBalancers {
     async fn next(&mut self) -> Result<(), NoLoadBalancers> {
         match self.events.next().await.ok_or(NoLoadBalancers)? {
             Event::Pool(Ok(event)) => self.pools.handle(event, |object| Some(pool(object))),
-            Event::Service(Ok(event)) => {
-                let responsibility = self.responsibility;
-                self.services
-                    .handle(event, |service| relevant(balancer(service, responsibility)));
-            }
+            Event::Service(event) => match *event {
+                Ok(event) => {
+                    let responsibility = self.responsibility;
+                    self.services
+                        .handle(event, |service| relevant(balancer(service, responsibility)));
+                }
+                Err(error) => tell("Services", &error),
+            },
             Event::Pool(Err(error)) => tell("CiliumLoadBalancerIPPools", &error),
-            Event::Service(Err(error)) => tell("Services", &error),
         }
         Ok(())
     }

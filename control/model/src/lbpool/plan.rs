@@ -134,6 +134,9 @@ pub fn plan(pools: &[Pool], services: &[Request]) -> Plan {
         }
         sort(service, &mut grant.addresses);
     }
+    for (service, grant) in services.iter().zip(&mut grants) {
+        book.name_holder(service, grant);
+    }
     let reports = pools.iter().zip(conflicts).enumerate();
     let reports = reports.map(|(index, (pool, conflict))| (pool.name.clone(), book.report(index, conflict)));
     Plan {
@@ -177,14 +180,6 @@ fn conflicts(pools: &[&Pool]) -> Vec<Option<Conflict>> {
         .collect()
 }
 
-/// An address that is given.
-struct Held<'a> {
-    /// Index of the pool that it is from.
-    pool: usize,
-    /// Who has it; more than one if they share it.
-    holders: Vec<&'a Request>,
-}
-
 /// Who has what.
 struct Book<'a> {
     /// Oldest first.
@@ -193,7 +188,8 @@ struct Book<'a> {
     offering: Vec<bool>,
     /// For each block the address from where to look for a free one. Nothing is given back while we plan.
     cursors: Vec<Vec<Option<IpAddr>>>,
-    holders: BTreeMap<IpAddr, Held<'a>>,
+    /// Who has an address; more than one if they share it.
+    holders: BTreeMap<IpAddr, Vec<&'a Request>>,
     /// Addresses by the sharing key of those who have them.
     shared: BTreeMap<&'a str, Vec<IpAddr>>,
 }
@@ -210,11 +206,8 @@ impl<'a> Book<'a> {
             } else {
                 service.wanted.contains(address) && !grant.addresses.contains(address)
             };
-            let Some(pool) = self.pool_of(*address, service).filter(|_| asked) else {
-                continue;
-            };
-            if self.refuses(*address, service).is_none() {
-                self.enter(*address, pool, service);
+            if asked && self.may_keep(*address, service) && self.refuses(*address, service).is_none() {
+                self.enter(*address, service);
                 grant.addresses.push(*address);
             }
         }
@@ -230,8 +223,8 @@ impl<'a> Book<'a> {
                 continue;
             }
             match self.wanted(*address, service) {
-                Ok(pool) => {
-                    self.enter(*address, pool, service);
+                Ok(()) => {
+                    self.enter(*address, service);
                     grant.addresses.push(*address);
                 }
                 Err(refusal) => {
@@ -241,20 +234,21 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// The pool from which a Service may have the very address that it asks for.
-    fn wanted(&self, address: IpAddr, service: &Request) -> Result<usize, Refusal> {
-        let mut offers = (0..self.pools.len())
-            .filter(|index| self.offering.get(*index) == Some(&true))
-            .filter_map(|index| Some((index, *self.pools.get(index)?)))
-            .filter(|(_, pool)| pool.ranges.iter().any(|range| range.offers(address)))
+    /// Whether a Service may have the very address that it asks for.
+    fn wanted(&self, address: IpAddr, service: &Request) -> Result<(), Refusal> {
+        let mut offers = self
+            .pools
+            .iter()
+            .zip(&self.offering)
+            .filter(|(pool, offering)| **offering && pool.ranges.iter().any(|range| range.offers(address)))
             .peekable();
         if offers.peek().is_none() {
             return Err(Refusal::Outside(address));
         }
-        let (pool, _) = offers
-            .find(|(_, pool)| pool.admits(service))
-            .ok_or(Refusal::NotSelected(address))?;
-        self.refuses(address, service).map_or(Ok(pool), Err)
+        if !offers.any(|(pool, _)| pool.admits(service)) {
+            return Err(Refusal::NotSelected(address));
+        }
+        self.refuses(address, service).map_or(Ok(()), Err)
     }
 
     /// One address for each family that is missing.
@@ -271,8 +265,8 @@ impl<'a> Book<'a> {
                 .shareable(*family, service)
                 .map_or_else(|| self.free(*family, service), Ok);
             match found {
-                Ok((address, pool)) => {
-                    self.enter(address, pool, service);
+                Ok(address) => {
+                    self.enter(address, service);
                     grant.addresses.push(address);
                 }
                 Err(refusal) => {
@@ -283,23 +277,29 @@ impl<'a> Book<'a> {
     }
 
     /// An address of others who share it with the Service.
-    fn shareable(&self, family: Family, service: &Request) -> Option<(IpAddr, usize)> {
+    fn shareable(&self, family: Family, service: &Request) -> Option<IpAddr> {
         let key = service.sharing.as_ref()?.key.as_str();
-        let given = self.shared.get(key)?.iter();
-        given
-            .filter(|address| Family::of(**address) == family && self.refuses(**address, service).is_none())
-            .find_map(|address| {
-                let pool = self.holders.get(address)?.pool;
-                // A pool that does not select the Service would take the address away the next time.
-                self.pools.get(pool)?.admits(service).then_some((*address, pool))
-            })
+        let mut given = self.shared.get(key)?.iter().copied();
+        given.find(|address| {
+            Family::of(*address) == family
+                && self.refuses(*address, service).is_none()
+                && self.is_offered(*address, service)
+        })
+    }
+
+    /// Whether a pool in use that selects the Service has an address. A newcomer among those who share it is as new as
+    /// any other.
+    fn is_offered(&self, address: IpAddr, service: &Request) -> bool {
+        let has = |pool: &Pool| pool.ranges.iter().any(|range| range.contains(address));
+        let mut pools = self.pools.iter().zip(&self.offering);
+        pools.any(|(pool, offering)| *offering && has(pool) && pool.admits(service))
     }
 
     /// The lowest free address of the oldest pool that selects the Service.
-    fn free(&mut self, family: Family, service: &Request) -> Result<(IpAddr, usize), Refusal> {
+    fn free(&mut self, family: Family, service: &Request) -> Result<IpAddr, Refusal> {
         let mut refusal = Refusal::NoPool(family);
         let pools = self.pools.iter().zip(&self.offering).zip(&mut self.cursors);
-        for (index, ((pool, offering), cursors)) in pools.enumerate() {
+        for ((pool, offering), cursors) in pools {
             if !offering || !pool.admits(service) {
                 continue;
             }
@@ -315,49 +315,60 @@ impl<'a> Book<'a> {
                 // A block that is used up is looked at from its end.
                 *cursor = Some(next.unwrap_or(range.last));
                 if let Some(address) = next {
-                    return Ok((address, index));
+                    return Ok(address);
                 }
             }
         }
         Err(refusal)
     }
 
-    /// The pool of an address that the Service has: one in use before one that is not.
-    fn pool_of(&self, address: IpAddr, service: &Request) -> Option<usize> {
-        let mut fit: Vec<usize> = (0..self.pools.len())
-            .filter(|index| {
-                self.pools.get(*index).is_some_and(|pool| {
-                    pool.admits(service) && pool.ranges.iter().any(|range| range.contains(address))
-                })
-            })
-            .collect();
-        fit.sort_by_key(|index| self.offering.get(*index) != Some(&true));
-        fit.first().copied()
+    /// Whether a Service may go on with an address that it has.
+    fn may_keep(&self, address: IpAddr, service: &Request) -> bool {
+        let has = |pool: &Pool| pool.ranges.iter().any(|range| range.contains(address));
+        self.pools.iter().any(|pool| has(pool) && pool.admits(service))
+    }
+
+    /// The pool that an address counts for: of those that have it one in use before one that is not, then the oldest. Who
+    /// has the address makes no difference.
+    fn pool_of(&self, address: IpAddr) -> Option<usize> {
+        let has = |pool: &Pool| pool.ranges.iter().any(|range| range.contains(address));
+        let pools = self.pools.iter().zip(&self.offering).enumerate();
+        let fit = pools.filter(|(_, (pool, _))| has(pool));
+        Some(fit.min_by_key(|(_, (_, offering))| !**offering)?.0)
     }
 
     /// Why a Service cannot have an address that others have.
     fn refuses(&self, address: IpAddr, service: &Request) -> Option<Refusal> {
-        let held = self.holders.get(&address)?;
-        held.holders.iter().find_map(|holder| {
-            let why = service.incompatible_with(holder)?;
-            let holder = holder.name.clone();
-            Some(if service.sharing.is_some() {
-                Refusal::Incompatible { address, holder, why }
-            } else {
-                Refusal::Taken { address, holder }
-            })
+        let opposed = self
+            .holders
+            .get(&address)?
+            .iter()
+            .filter_map(|holder| Some((*holder, service.incompatible_with(holder)?)));
+        let (holder, why) = opposed.min_by_key(|(holder, _)| (holder.created, &holder.name))?;
+        let holder = holder.name.clone();
+        Some(if service.sharing.is_some() {
+            Refusal::Incompatible { address, holder, why }
+        } else {
+            Refusal::Taken { address, holder }
         })
     }
 
-    fn enter(&mut self, address: IpAddr, pool: usize, service: &'a Request) {
-        let held = self.holders.entry(address).or_insert_with(|| Held {
-            pool,
-            holders: Vec::new(),
-        });
-        if let Some(sharing) = service.sharing.as_ref().filter(|_| held.holders.is_empty()) {
+    /// Names the holder of an address that was refused, now that all who will have it do. Who had it at the moment of the
+    /// refusal depends on who kept it and who just got it, and would differ the next time.
+    fn name_holder(&self, service: &Request, grant: &mut Grant) {
+        if let Some(Refusal::Taken { address, .. } | Refusal::Incompatible { address, .. }) = grant.refusal
+            && let Some(refusal) = self.refuses(address, service)
+        {
+            grant.refusal = Some(refusal);
+        }
+    }
+
+    fn enter(&mut self, address: IpAddr, service: &'a Request) {
+        let holders = self.holders.entry(address).or_default();
+        if let Some(sharing) = service.sharing.as_ref().filter(|_| holders.is_empty()) {
             self.shared.entry(&sharing.key).or_default().push(address);
         }
-        held.holders.push(service);
+        holders.push(service);
     }
 
     fn report(&self, index: usize, conflict: Option<Conflict>) -> PoolReport {
@@ -365,9 +376,12 @@ impl<'a> Book<'a> {
         let total = ranges
             .iter()
             .fold(0_u128, |sum, range| sum.saturating_add(range.size()));
-        let held = self.holders.iter().filter(|(_, held)| held.pool == index);
         let (mut used, mut offered) = (0, 0);
-        for (address, _) in held {
+        for address in self
+            .holders
+            .keys()
+            .filter(|address| self.pool_of(**address) == Some(index))
+        {
             used += 1;
             offered += u128::from(ranges.iter().any(|range| range.offers(*address)));
         }

@@ -1,5 +1,6 @@
 //! The REST socket: what the agent knows and measures, and the requests of the CNI plugin.
 
+mod running;
 mod services;
 mod sizes;
 mod status;

@@ -9,7 +9,9 @@ use abi::Config;
 #[repr(transparent)]
 struct Constants(MaybeUninit<Config>);
 
+// In a section of its own, so that its content can be read back from the kernel: it is the whole of that map.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata.config")]
 static CONFIG: Constants = Constants(MaybeUninit::new(Config::DEFAULT));
 
 /// The constants as they were set by the loader.

@@ -1,6 +1,6 @@
 //! The loaded datapath: programs, tables, counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -170,6 +170,13 @@ impl Datapath {
     /// [`PinError`].
     pub fn detach_sockets(&self) -> Result<usize, PinError> {
         sockets::detach(self.programs.pins())
+    }
+
+    /// Whether every system call in which services are translated has its program, this agent's or another's.
+    #[must_use]
+    pub fn has_all_sockets(&self) -> bool {
+        let attached = self.socket_attachments();
+        sockets::names().all(|name| attached.iter().any(|attachment| attachment.program == name))
     }
 
     /// The programs of sockets that are attached, asked of the kernel now.
@@ -365,6 +372,15 @@ impl Datapath {
             .chain(sockets)
             .map(|(name, info)| info::program_info(name, info))
             .collect()
+    }
+
+    /// The constants that programs (numbers of the kernel) were loaded with, whoever loaded them. Programs that are gone
+    /// or of another version are left out.
+    ///
+    /// # Errors
+    /// [`InfoError::Constants`].
+    pub fn constants(&self, programs: &BTreeSet<u32>) -> Result<BTreeMap<u32, abi::Config>, InfoError> {
+        info::constants(programs)
     }
 
     /// Runs a program over a packet in the kernel, without any device (`BPF_PROG_TEST_RUN`). `context` is a

@@ -1,12 +1,15 @@
 //! What the kernel says of maps and programs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use aya::maps::{MapData, MapType};
-use aya::programs::ProgramError;
+use abi::Config;
+use aya::maps::{Array, Map, MapData, MapError, MapType};
+use aya::programs::{ProgramError, loaded_programs};
+use zerocopy::FromBytes as _;
 
 use crate::Cause;
 use crate::sys::BatchReader;
@@ -28,6 +31,14 @@ pub enum InfoError {
     Program {
         /// Name of the program.
         name: &'static str,
+        /// Why.
+        source: Cause,
+    },
+    /// The constants of a loaded program cannot be read.
+    #[error("cannot read the constants of program {id}")]
+    Constants {
+        /// Number of the program in the kernel.
+        id: u32,
         /// Why.
         source: Cause,
     },
@@ -142,6 +153,44 @@ fn memory(map: &MapData) -> io::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
     let memlock = text.lines().find_map(|line| line.strip_prefix("memlock:"));
     Ok(memlock.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
+}
+
+/// Name that the kernel has for the map that is all of [`abi::Config`], the section of the object.
+const CONSTANTS: &str = ".rodata.config";
+
+/// The constants that programs were loaded with, as the kernel runs them, whoever loaded them. The map is frozen: what is
+/// read is what the verifier saw. Programs that are not there any more, or have no constants of this size (those of
+/// another version), are left out.
+pub(crate) fn constants(programs: &BTreeSet<u32>) -> Result<BTreeMap<u32, Config>, InfoError> {
+    let mut found = BTreeMap::new();
+    for info in loaded_programs().filter_map(Result::ok) {
+        let id = info.id();
+        if !programs.contains(&id) {
+            continue;
+        }
+        let failed = |source| InfoError::Constants { id, source };
+        let maps = info.map_ids().map_err(|error| failed(error.into()))?;
+        for map in maps.into_iter().flatten() {
+            if let Some(config) = constants_in(map).map_err(|error| failed(error.into()))? {
+                found.insert(id, config);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The constants, if this is their map.
+fn constants_in(map: u32) -> Result<Option<Config>, MapError> {
+    let map = MapData::from_id(map)?;
+    let info = map.info()?;
+    let is_theirs = info.name_as_str() == Some(CONSTANTS)
+        && usize::try_from(info.value_size()).is_ok_and(|size| size == size_of::<Config>());
+    if !is_theirs {
+        return Ok(None);
+    }
+    let array: Array<MapData, [u8; size_of::<Config>()]> = Map::Array(map).try_into()?;
+    let bytes = array.get(&0, 0)?;
+    Ok(Config::read_from_bytes(&bytes).ok())
 }
 
 pub(crate) fn program_info(

@@ -1,12 +1,12 @@
 //! `GET /v1/healthz`: everything is asked of the kernel and the API server when the request comes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use api::status::{
     Attachment, BigTcp, BpfMapProperties, BpfMapStatus, ClusterStatus, Device, Enabled, IpamStatus,
-    K8sStatus, KubeProxyReplacement, Masquerading, Mode, MonitorStatus, Routing, State, Status,
-    StatusResponse,
+    K8sStatus, KubeProxyReplacement, Mode, MonitorStatus, Routing, State, Status, StatusResponse,
 };
 use k8s::{Kind, WatchState};
 use model::EndpointState;
@@ -14,6 +14,7 @@ use model::addr::Family;
 use model::ipam::Owner;
 use netlink::Link;
 
+use super::running::Running;
 use crate::agent::{Agent, VERSION};
 use crate::host;
 use crate::kernel::POD_PREFIX;
@@ -47,6 +48,12 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         note("routes", &error);
         Vec::new()
     });
+    let running: BTreeSet<u32> = found.iter().map(|(found, _)| found.program_id).collect();
+    let running = agent.datapath.constants(&running).unwrap_or_else(|error| {
+        note("constants of programs", &error);
+        Default::default()
+    });
+    let running = Running::new(&running);
     let maps = agent.datapath.map_infos().unwrap_or_else(|error| {
         note("maps", &error);
         Vec::new()
@@ -68,8 +75,10 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         kvstore: Status::new(State::Disabled, "identities are CiliumIdentity objects"),
         kubernetes,
         kube_proxy_replacement: KubeProxyReplacement {
-            // Services are not translated yet, whatever the configuration asks for.
-            mode: "False".to_owned(),
+            mode: match running.services && agent.datapath.has_all_sockets() {
+                true => "True".to_owned(),
+                false => "False".to_owned(),
+            },
             devices: natives.iter().map(|link| link.name.clone()).collect(),
             device_list: natives.iter().map(|link| device(link, &addresses)).collect(),
             direct_routing_device: natives.first().map(|link| link.name.clone()).unwrap_or_default(),
@@ -106,13 +115,13 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         bandwidth_manager: Enabled { enabled: false },
         routing: Routing {
             inter_host_routing_mode: "Native".to_owned(),
-            intra_host_routing_mode: host_routing(agent, &found).to_owned(),
+            intra_host_routing_mode: running.host_routing.to_owned(),
             tunnel_protocol: String::new(),
             direct_routes: routes,
         },
         attach_mode: attach_mode(&found),
         datapath_mode: datapath_mode(&links),
-        masquerading: Masquerading::default(),
+        masquerading: running.masquerading,
         controllers: agent.controllers.snapshot(),
         bpf_maps: BpfMapStatus {
             maps: maps
@@ -203,18 +212,6 @@ async fn programs(agent: &Agent, links: &[Link]) -> anyhow::Result<Vec<(Found, A
         Some((found, attachment))
     };
     Ok(found.into_iter().filter_map(named).collect())
-}
-
-/// How the programs on the devices forward. The constants they were loaded with are part of the fingerprint by which
-/// an agent knows its own programs: those of another agent may be of another mode.
-fn host_routing(agent: &Agent, found: &[(Found, Attachment)]) -> &'static str {
-    if found.is_empty() || found.iter().any(|(found, _)| !found.current) {
-        "Unknown"
-    } else if agent.config.host_legacy_routing {
-        "Legacy"
-    } else {
-        "BPF"
-    }
 }
 
 /// In Cilium's words; both while new pods wait for their links.

@@ -1,5 +1,6 @@
 //! Pinned maps: kept, made anew, and what else may lie beside them.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use abi::{CtEntry, CtKey, names};
@@ -53,6 +54,43 @@ fn a_first_start_makes_every_map_and_says_so() {
                 .iter()
                 .all(|program| program.verified_instructions > 0 && program.jited_bytes > 0)
         );
+    });
+}
+
+#[test]
+fn the_constants_of_running_programs_are_read_back() {
+    on_a_node(|node| {
+        let first = Datapath::open(&node.options()).unwrap();
+        let of_first: BTreeSet<u32> = first
+            .program_infos()
+            .unwrap()
+            .iter()
+            .map(|info| info.id)
+            .collect();
+        let mut options = node.options();
+        options.config.host_routing = 0;
+        options.config.nat_ports = [40_000, 41_000];
+        let second = Datapath::open(&options).unwrap();
+        let of_second: BTreeSet<u32> = second
+            .program_infos()
+            .unwrap()
+            .iter()
+            .map(|info| info.id)
+            .collect();
+        let all = second.constants(&(&of_first | &of_second)).unwrap();
+        for id in &of_second {
+            if let Some(config) = all.get(id) {
+                assert_eq!(*config, options.config);
+            }
+        }
+        let packets = |datapath: &Datapath| {
+            let infos = datapath.program_infos().unwrap();
+            infos.iter().find(|info| info.name == names::FROM_POD).unwrap().id
+        };
+        assert_eq!(all[&packets(&first)].host_routing, 1);
+        assert_eq!(all[&packets(&second)].nat_ports, [40_000, 41_000]);
+        // A program that is no one's.
+        assert!(second.constants(&BTreeSet::from([u32::MAX])).unwrap().is_empty());
     });
 }
 

@@ -184,6 +184,15 @@ done"#,
         ],
     },
     Step {
+        why: "What an agent measures: how the programs in the kernel forward and translate",
+        script: "kubectl -n kube-system exec ds/cilium -- cilium-dbg status",
+        expect: &[
+            "KubeProxyReplacement:    True   [eth0 fc00:f853:ccd:e793::",
+            "Routing:                 Network: Native   Host: BPF",
+            "Masquerading:            BPF   [eth0]   fd00:10::/32 [IPv4: Disabled, IPv6: Enabled]",
+        ],
+    },
+    Step {
         why: "What an agent knows: its endpoints, and the drops and forwards that the kernel counted",
         script: "kubectl -n kube-system exec ds/cilium -- cilium-dbg endpoint list && kubectl -n kube-system exec ds/cilium -- cilium-dbg bpf metrics list",
         expect: &["ENDPOINT", "IDENTITY", "k8s:app=", "REASON", "DIRECTION"],

@@ -2,7 +2,9 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::dbg::Look;
 use crate::failure::{EXIT_CODES, Failure};
+use crate::nodes::OnNodes;
 use crate::{config, dbg, install, status, uninstall, upgrade, version};
 
 const EXAMPLES: &str = "\
@@ -11,6 +13,7 @@ A first walk, on one Linux machine:
   seta install                         Seta on it
   seta status --wait                   until every agent is ready
   seta config view                     the configuration in use
+  seta service list                    services and their backends, as every node has them
   seta uninstall && seta lab down      and everything is as before
 
 Inside the agent's pod this binary also answers to `cilium` and `cilium-dbg`:
@@ -91,6 +94,7 @@ impl Cli {
                 | Command::Uninstall(_)
                 | Command::Status(_)
                 | Command::Config(_)
+                | Command::Look(_)
                 | Command::Version(_)
         );
         if talks_to_a_cluster || self.global.is_empty() {
@@ -115,6 +119,8 @@ pub(crate) enum Command {
     Status(status::Arguments),
     /// Show and change the configuration
     Config(config::Arguments),
+    #[command(flatten)]
+    Look(Look<OnNodes>),
     /// A cluster on this machine, to try and to test
     #[command(subcommand)]
     Lab(lab::Command),

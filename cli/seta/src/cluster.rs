@@ -1,5 +1,6 @@
 //! The way to a cluster, and what kind of cluster it is.
 
+pub(crate) mod agents;
 pub(crate) mod detect;
 pub(crate) mod exec;
 

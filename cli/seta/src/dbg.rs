@@ -5,8 +5,11 @@
 mod bpf;
 mod jsonpath;
 mod lists;
+mod look;
 mod monitor;
+mod nat;
 mod output;
+mod question;
 mod services;
 mod status;
 
@@ -19,7 +22,10 @@ use api::{Client, path};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
-use output::Output;
+use crate::progress;
+pub(crate) use look::Look;
+pub(crate) use output::{Output, rendered};
+pub(crate) use question::{Answer, Question};
 
 /// Look into the agent of this node.
 #[derive(Debug, Parser)]
@@ -36,38 +42,22 @@ pub(crate) struct Args {
 }
 
 /// `-o` of every command that prints data.
-#[derive(Debug, clap::Args)]
-struct Format {
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Format {
     /// `json`, or `jsonpath='{.path}'`.
     #[arg(short, long, value_parser = output::parse)]
-    output: Option<Output>,
+    pub(crate) output: Option<Output>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Display status of daemon
     Status(status::Args),
-    /// Manage endpoints
-    #[command(subcommand)]
-    Endpoint(Endpoint),
-    /// Manage IP addresses and associated information
-    #[command(subcommand)]
-    Ip(Ip),
-    /// Manage security identities
-    #[command(subcommand)]
-    Identity(Identity),
-    /// Manage services & loadbalancers
-    #[command(subcommand)]
-    Service(List),
-    /// Direct access to local BPF maps
-    #[command(subcommand)]
-    Bpf(bpf::Verb),
-    /// Access userspace cached content of BPF maps
-    #[command(subcommand)]
-    Map(List),
+    #[command(flatten)]
+    Look(Look<Format>),
     /// Manage cluster nodes
     #[command(subcommand)]
-    Node(List),
+    Node(look::List<Format>),
     /// Cilium configuration options
     Config {
         /// Print only this key.
@@ -75,9 +65,6 @@ enum Verb {
         #[command(flatten)]
         format: Format,
     },
-    /// Access metric status
-    #[command(subcommand)]
-    Metrics(Metrics),
     /// Display BPF program events
     Monitor(monitor::Args),
     /// Print version information
@@ -85,62 +72,11 @@ enum Verb {
         #[command(flatten)]
         format: Format,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Endpoint {
-    /// List all endpoints
-    List(Format),
-    /// Display endpoint information
+    /// Print what the agent answers to a GET, as it comes: how `seta` asks the agents of other nodes
+    #[command(hide = true)]
     Get {
-        /// Number of the endpoint.
-        id: u32,
-        #[command(flatten)]
-        format: Format,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Ip {
-    /// List IP addresses in the userspace IPcache
-    List(Format),
-    /// Display IP Information
-    Get {
-        /// Address or prefix.
-        address: String,
-        #[command(flatten)]
-        format: Format,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Identity {
-    /// List identities
-    List(Format),
-    /// Retrieve information about an identity
-    Get {
-        /// Number of the identity.
-        id: u32,
-        #[command(flatten)]
-        format: Format,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum List {
-    /// List all of them
-    List(Format),
-}
-
-#[derive(Debug, Subcommand)]
-enum Metrics {
-    /// List all metrics for this agent
-    List {
-        /// Only metrics whose name contains this.
-        #[arg(short = 'p', long = "match-pattern", default_value = "")]
-        pattern: String,
-        #[command(flatten)]
-        format: Format,
+        /// Path in the agent's API.
+        path: String,
     },
 }
 
@@ -158,80 +94,52 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Status(args) => return status::run(client, args).await,
         Verb::Monitor(args) => monitor::run(client, args).await?,
-        Verb::Bpf(verb) => bpf::run(client, verb).await?,
-        Verb::Endpoint(Endpoint::List(format)) => {
-            print(client, path::ENDPOINT, format, lists::endpoints).await?;
+        Verb::Look(look) => {
+            let (question, format) = look.question();
+            ask(client, &question, &format).await?;
         }
-        Verb::Endpoint(Endpoint::Get { id, format }) => {
-            // Cilium answers a list of one here.
-            let endpoint: Value = client.get(&format!("{}/{id}", path::ENDPOINT)).await?;
-            output::or_json(format.output, &Value::Array(vec![endpoint]))?;
+        Verb::Node(look::List::List(format)) => {
+            ask(client, &Question::new(path::NODE, lists::nodes), &format).await?;
         }
-        Verb::Ip(Ip::List(format)) => print(client, path::IP, format, lists::addresses).await?,
-        Verb::Ip(Ip::Get { address, format }) => get_address(client, &address, format).await?,
-        Verb::Identity(Identity::List(format)) => {
-            print(client, path::IDENTITY, format, lists::identities).await?;
+        Verb::Config { key, format } => {
+            let question = match key {
+                None => Question::new(path::CONFIG, lists::configuration),
+                Some(key) => Question::shaped(path::CONFIG, move |value| option(&value, &key)),
+            };
+            ask(client, &question, &format).await?;
         }
-        Verb::Identity(Identity::Get { id, format }) => {
-            let identity: Value = client.get(&format!("{}/{id}", path::IDENTITY)).await?;
-            output::data(format.output, identity, |identity| {
-                lists::identities(vec![identity])
-            })?;
+        Verb::Version { format } => output::print(format.output.as_ref(), &version(client).await)?,
+        Verb::Get { path } => {
+            let value: Value = client.get(&path).await?;
+            progress::output(&format!("{value}\n"))?;
         }
-        Verb::Service(List::List(format)) => print(client, path::SERVICE, format, services::services).await?,
-        Verb::Map(List::List(format)) => print(client, path::MAP, format, lists::maps).await?,
-        Verb::Node(List::List(format)) => print(client, path::NODE, format, lists::nodes).await?,
-        Verb::Config { key, format } => config(client, key, format).await?,
-        Verb::Metrics(Metrics::List { pattern, format }) => {
-            let mut metrics: Vec<api::objects::Metric> = client.get(path::METRICS).await?;
-            metrics.retain(|metric| metric.name.contains(&pattern));
-            output::data(format.output, serde_json::to_value(metrics)?, lists::metrics)?;
-        }
-        Verb::Version { format } => version(client, format).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fetches a list and prints it.
-async fn print<T: serde::de::DeserializeOwned>(
-    client: &Client,
-    path: &str,
-    format: Format,
-    table: fn(T) -> Vec<Vec<String>>,
-) -> anyhow::Result<()> {
-    let value: Value = client.get(path).await?;
-    output::data(format.output, value, table)
+/// Asks, and prints the answer.
+async fn ask(client: &Client, question: &Question, format: &Format) -> anyhow::Result<()> {
+    let answer = question.answer(client.get(&question.path).await?)?;
+    output::print(format.output.as_ref(), &answer)
 }
 
-async fn get_address(client: &Client, address: &str, format: Format) -> anyhow::Result<()> {
-    let all: Vec<api::objects::IpEntry> = client.get(path::IP).await?;
-    let bare = |text: &str| text.split('/').next().unwrap_or_default().to_owned();
-    let found = all
-        .into_iter()
-        .find(|entry| entry.cidr == address || bare(&entry.cidr) == address);
-    let entry = found.with_context(|| format!("address {address} is not known"))?;
-    output::data(format.output, serde_json::to_value(entry)?, lists::address)
-}
-
-async fn config(client: &Client, key: Option<String>, format: Format) -> anyhow::Result<()> {
-    let value: Value = client.get(path::CONFIG).await?;
-    let Some(key) = key else {
-        return output::data(format.output, value, lists::configuration);
-    };
+/// One key of the configuration.
+fn option(value: &Value, key: &str) -> anyhow::Result<Answer> {
     let found = value["spec"]["options"]
-        .get(&key)
+        .get(key)
         .with_context(|| format!("key {key:?} is not set"))?;
-    output::or_text(
-        format.output,
-        &json!({ key: found }),
-        found.as_str().unwrap_or_default(),
-    )
+    Ok(Answer {
+        data: json!({ key: found }),
+        text: format!("{}\n", found.as_str().unwrap_or_default()),
+    })
 }
 
-async fn version(client: &Client, format: Format) -> anyhow::Result<()> {
+async fn version(client: &Client) -> Answer {
     let daemon: Result<api::objects::DaemonConfiguration, _> = client.get(path::CONFIG).await;
     let own = env!("CARGO_PKG_VERSION");
     let daemon = daemon.map_or_else(|_| "-".to_owned(), |configuration| configuration.status.version);
-    let value = json!({ "Client": { "Version": own }, "Daemon": { "Version": daemon } });
-    output::or_text(format.output, &value, &format!("Client: {own}\nDaemon: {daemon}"))
+    Answer {
+        data: json!({ "Client": { "Version": own }, "Daemon": { "Version": daemon } }),
+        text: format!("Client: {own}\nDaemon: {daemon}\n"),
+    }
 }

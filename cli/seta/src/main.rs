@@ -12,6 +12,7 @@ mod config;
 mod dbg;
 mod failure;
 mod install;
+mod nodes;
 mod progress;
 mod release;
 mod settings;
@@ -77,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Uninstall(arguments) => block_on(uninstall::run(&arguments.global.or(&before), arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments.global.or(&before), arguments)),
         Command::Config(arguments) => block_on(config::run(&arguments.global.or(&before), arguments.command)),
+        Command::Look(look) => block_on(nodes::run(&before, look)),
         Command::Version(arguments) => block_on(version::run(&arguments.global.or(&before), arguments)),
     }
 }

@@ -1,5 +1,6 @@
 //! The REST socket: what the agent knows and measures, and the requests of the CNI plugin.
 
+mod nat;
 mod running;
 mod services;
 mod sizes;
@@ -93,6 +94,14 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route(
             path::BPF_CT,
             get(async |State(agent): State<Arc<Agent>>| answer(tables::connections(&agent))),
+        )
+        .route(
+            path::BPF_NAT,
+            get(async |State(agent): State<Arc<Agent>>| answer(nat::translations(&agent))),
+        )
+        .route(
+            path::BPF_IPMASQ,
+            get(async |State(agent): State<Arc<Agent>>| answer(nat::plain(&agent))),
         )
         .route(
             path::BPF_METRICS,

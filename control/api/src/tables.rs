@@ -111,3 +111,41 @@ pub struct LocalEndpoint {
     /// MAC of the host-side device.
     pub node_mac: String,
 }
+
+/// Address and port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Place {
+    /// Address.
+    pub address: String,
+    /// Port; for ICMP echo the identifier.
+    pub port: u16,
+}
+
+/// An entry of the NAT table: how packets of one direction of a connection leave. Each connection has two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Translation {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// `OUT`: from who sent the first packet; `IN`: the answers.
+    pub direction: String,
+    /// Source before.
+    pub source: Place,
+    /// Destination before.
+    pub destination: Place,
+    /// Source afterwards.
+    pub new_source: Place,
+    /// Destination afterwards.
+    pub new_destination: Place,
+    /// Made for a service; otherwise for masquerade.
+    pub service: bool,
+    /// The client is a process of the node.
+    pub host: bool,
+    /// Answers go from the backend's node straight to the client.
+    pub dsr: bool,
+    /// Age, seconds.
+    pub age: u64,
+    /// Seconds left; negative: it may be reused now.
+    pub remaining: i64,
+}

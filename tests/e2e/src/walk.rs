@@ -170,6 +170,16 @@ done"#,
         ],
     },
     Step {
+        why: "Services, as the kernel of every node has them",
+        script: "seta service list && seta bpf lb list --node kind-worker && seta bpf nat list",
+        expect: &[
+            "==== kind-control-plane",
+            "==== kind-worker",
+            "ClusterIP      1 => [fd00:10:244:1::",
+            "SERVICE ADDRESS",
+        ],
+    },
+    Step {
         why: "The configuration",
         script: "seta config view | grep -e big -e ipv6",
         expect: &["enable-ipv6-big-tcp", "enable-ipv6 "],

@@ -8,8 +8,8 @@ use kube::api::AttachParams;
 use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
 
-/// Most bytes of output that are read of one command.
-const MAX_OUTPUT: u64 = 16 << 20;
+/// Most bytes of output that are read of one command: a full table of connections as JSON stays below it.
+const MAX_OUTPUT: u64 = 512 << 20;
 
 /// Why a command gave no output.
 #[derive(Debug, Error)]
@@ -26,6 +26,9 @@ pub(crate) enum ExecError {
     /// The connection ended before the command did.
     #[error("the connection ended before the command did: {0}")]
     Broken(String),
+    /// It printed more than is read.
+    #[error("it printed more than {} MiB", MAX_OUTPUT >> 20)]
+    TooLong,
     /// It did not end in time.
     #[error("it did not end within {} seconds", .0.as_secs())]
     Late(Duration),
@@ -66,6 +69,9 @@ pub(crate) async fn output(
             }
         );
         read_output.and(read_errors).map_err(ExecError::Output)?;
+        if output.len() as u64 >= MAX_OUTPUT {
+            return Err(ExecError::TooLong);
+        }
         let status = match status {
             Some(status) => status.await,
             None => None,

@@ -1,60 +1,74 @@
 //! `bpf …`: the datapath's maps as they are in the kernel now.
 
+use api::path;
 use api::tables::{CacheEntry, Connection, DatapathMetric, LocalEndpoint};
-use api::{Client, path};
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::lists::socket;
+use super::look::List;
+use super::nat::{self, Nat};
 use super::output::row;
-use super::{Format, List, print, services};
+use super::question::Question;
+use super::services::{self, Lb};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
+pub(crate) enum Verb<F: Args> {
     /// Connection tracking tables
     #[command(subcommand)]
-    Ct(Ct),
+    Ct(Ct<F>),
+    /// NAT mapping tables
+    #[command(subcommand)]
+    Nat(Nat<F>),
+    /// ip-masq-agent CIDRs
+    #[command(subcommand)]
+    Ipmasq(List<F>),
     /// BPF datapath traffic metrics
     #[command(subcommand)]
-    Metrics(List),
+    Metrics(List<F>),
     /// Manage the IPCache mappings for IP/CIDR <-> Identity
     #[command(subcommand)]
-    Ipcache(List),
+    Ipcache(List<F>),
     /// Local endpoint map
     #[command(subcommand)]
-    Endpoint(List),
+    Endpoint(List<F>),
     /// Load-balancing configuration
     #[command(subcommand)]
-    Lb(services::Lb),
+    Lb(Lb<F>),
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Ct {
+pub(crate) enum Ct<F: Args> {
     /// List connection tracking entries
     List {
         /// Which table; there is one for the whole node.
         #[arg(value_enum, default_value = "global")]
         table: CtTable,
         #[command(flatten)]
-        format: Format,
+        flags: F,
     },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum CtTable {
+pub(crate) enum CtTable {
     /// The node's table.
     Global,
 }
 
-pub(super) async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
-    match verb {
-        Verb::Ct(Ct::List {
-            table: CtTable::Global,
-            format,
-        }) => print(client, path::BPF_CT, format, connections).await,
-        Verb::Metrics(List::List(format)) => print(client, path::BPF_METRICS, format, metrics).await,
-        Verb::Ipcache(List::List(format)) => print(client, path::BPF_IPCACHE, format, ipcache).await,
-        Verb::Endpoint(List::List(format)) => print(client, path::BPF_ENDPOINT, format, endpoints).await,
-        Verb::Lb(lb) => services::lb(client, lb).await,
+impl<F: Args> Verb<F> {
+    /// What is asked, and the flags it is asked with.
+    pub(super) fn question(self) -> (Question, F) {
+        match self {
+            Self::Ct(Ct::List {
+                table: CtTable::Global,
+                flags,
+            }) => (Question::new(path::BPF_CT, connections), flags),
+            Self::Nat(Nat::List { protocol, flags }) => (nat::translations(protocol), flags),
+            Self::Ipmasq(List::List(flags)) => (Question::new(path::BPF_IPMASQ, nat::plain), flags),
+            Self::Metrics(List::List(flags)) => (Question::new(path::BPF_METRICS, metrics), flags),
+            Self::Ipcache(List::List(flags)) => (Question::new(path::BPF_IPCACHE, ipcache), flags),
+            Self::Endpoint(List::List(flags)) => (Question::new(path::BPF_ENDPOINT, endpoints), flags),
+            Self::Lb(Lb::List { part, flags }) => (services::load_balancer(part), flags),
+        }
     }
 }
 
@@ -65,14 +79,7 @@ fn connections(list: Vec<Connection>) -> Vec<Vec<String>> {
 }
 
 fn connection_line(connection: &Connection) -> String {
-    let protocol = match connection.protocol {
-        6 => "TCP".to_owned(),
-        17 => "UDP".to_owned(),
-        58 => "ICMPv6".to_owned(),
-        1 => "ICMP".to_owned(),
-        132 => "SCTP".to_owned(),
-        other => other.to_string(),
-    };
+    let protocol = protocol(connection.protocol);
     // Bits as in `abi::CtEntry`, named as Cilium names them.
     let mut names: Vec<&str> = [(1, "TxClosing"), (2, "RxClosing"), (16, "SeenNonSyn")]
         .iter()
@@ -101,6 +108,18 @@ fn connection_line(connection: &Connection) -> String {
         connection.rev_nat,
         connection.source_identity,
     )
+}
+
+/// Name of an IP protocol.
+pub(super) fn protocol(number: u8) -> String {
+    match number {
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        1 => "ICMP".to_owned(),
+        132 => "SCTP".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 fn metrics(list: Vec<DatapathMetric>) -> Vec<Vec<String>> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// A template: text and paths in turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct JsonPath(Vec<Part>);
+pub(crate) struct JsonPath(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {

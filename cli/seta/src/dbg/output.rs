@@ -5,11 +5,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::jsonpath::JsonPath;
+use super::question::Answer;
 use crate::progress;
 
 /// How data is printed when not as a table.
 #[derive(Clone, Debug)]
-pub(super) enum Output {
+pub(crate) enum Output {
     /// As it came, indented.
     Json,
     /// A part of it.
@@ -17,7 +18,7 @@ pub(super) enum Output {
 }
 
 /// Reads the value of `-o`.
-pub(super) fn parse(text: &str) -> anyhow::Result<Output> {
+pub(crate) fn parse(text: &str) -> anyhow::Result<Output> {
     match text.split_once('=') {
         None if text == "json" => Ok(Output::Json),
         Some(("jsonpath", path)) => Ok(Output::Path(path.parse()?)),
@@ -25,21 +26,12 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Output> {
     }
 }
 
-/// Prints `value` as asked for, or as the table that `table` makes of it.
-pub(super) fn data<T: DeserializeOwned>(
-    output: Option<Output>,
-    value: Value,
-    table: impl FnOnce(T) -> Vec<Vec<String>>,
-) -> anyhow::Result<()> {
-    if output.is_some() {
-        return or_json(output, &value);
+/// Prints an answer as asked for.
+pub(super) fn print(output: Option<&Output>, answer: &Answer) -> anyhow::Result<()> {
+    match output {
+        Some(output) => progress::output(&rendered(output, &answer.data)?),
+        None => progress::output(&answer.text),
     }
-    progress::output(&columns(&table(typed(value)?)))
-}
-
-/// Prints a table.
-pub(super) fn table(rows: &[Vec<String>]) -> anyhow::Result<()> {
-    progress::output(&columns(rows))
 }
 
 /// An answer of the agent as the type it has in this version.
@@ -47,21 +39,13 @@ pub(super) fn typed<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
     serde_json::from_value(value).context("the agent is of another version than this program")
 }
 
-/// Prints `value` as asked for, or as JSON.
-pub(super) fn or_json(output: Option<Output>, value: &Value) -> anyhow::Result<()> {
-    let text = match output.unwrap_or(Output::Json) {
-        Output::Json => serde_json::to_string_pretty(value)?,
-        Output::Path(path) => path.apply(value)?,
+/// Data as it is printed, with the end of its last line.
+pub(crate) fn rendered(output: &Output, data: &Value) -> anyhow::Result<String> {
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(data)?,
+        Output::Path(path) => path.apply(data)?,
     };
-    progress::output(&(text + "\n"))
-}
-
-/// Prints `value` as asked for, or `text`.
-pub(super) fn or_text(output: Option<Output>, value: &Value, text: &str) -> anyhow::Result<()> {
-    if output.is_some() {
-        return or_json(output, value);
-    }
-    progress::output(&format!("{text}\n"))
+    Ok(text + "\n")
 }
 
 /// Lines of columns; the last of a line is not padded.

@@ -1,26 +1,31 @@
 //! `service list` and `bpf lb list`.
 
+use api::path;
 use api::services::{LbBackend, LbFrontend, LoadBalancer, Service};
-use api::{Client, path};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::Format;
 use super::lists::socket;
 use super::output::{self, row};
+use super::question::{Answer, Question};
 
 type Table = Vec<Vec<String>>;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Lb {
+pub(crate) enum Lb<F: Args> {
     /// List load-balancing configuration
-    List(LbList),
+    List {
+        #[command(flatten)]
+        part: Part,
+        #[command(flatten)]
+        flags: F,
+    },
 }
 
 /// Which part; without one, frontends with their backends.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 #[group(multiple = false)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// List all service frontend entries
     #[arg(long)]
     frontends: bool,
@@ -35,33 +40,26 @@ pub(super) struct Part {
     revnat: bool,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct LbList {
-    #[command(flatten)]
-    part: Part,
-    #[command(flatten)]
-    format: Format,
-}
-
-pub(super) async fn lb(client: &Client, Lb::List(list): Lb) -> anyhow::Result<()> {
-    let value: Value = client.get(path::BPF_LB).await?;
-    let tables: LoadBalancer = output::typed(value)?;
-    let LbList { part, format } = list;
-    let table = if part.frontends {
-        frontends(&tables)
-    } else if part.backends {
-        backends(&tables)
-    } else if part.source_ranges {
-        ranges(&tables)
-    } else if part.revnat {
-        revnat(&tables)
-    } else {
-        both(&tables)
-    };
-    if format.output.is_some() {
-        return output::or_json(format.output, &by_key(&table));
-    }
-    output::table(&table)
+/// The tables of services, or a part of them.
+pub(super) fn load_balancer(part: Part) -> Question {
+    Question::shaped(path::BPF_LB, move |data| {
+        let tables: LoadBalancer = output::typed(data)?;
+        let table = if part.frontends {
+            frontends(&tables)
+        } else if part.backends {
+            backends(&tables)
+        } else if part.source_ranges {
+            ranges(&tables)
+        } else if part.revnat {
+            revnat(&tables)
+        } else {
+            both(&tables)
+        };
+        Ok(Answer {
+            data: by_key(&table),
+            text: output::columns(&table),
+        })
+    })
 }
 
 /// As Cilium prints tables as JSON: the first column with the list of what stands beside it.

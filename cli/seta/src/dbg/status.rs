@@ -39,8 +39,8 @@ pub(super) async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode>
             println!("cilium: daemon unreachable");
         }
     })?;
-    if args.output.is_some() {
-        output::or_json(args.output, &value)?;
+    if let Some(format) = &args.output {
+        progress::output(&output::rendered(format, &value)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let status: StatusResponse = output::typed(value)?;

@@ -12,18 +12,16 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 
 use super::report::{self, Generation, PodsCount, Report, Workload};
-use crate::cluster::{Cluster, Told as _, exec};
+use crate::cluster::{Cluster, Told as _, agents, exec};
 use crate::release::History;
 use crate::settings;
 
 /// One agent has this long to say how it is.
 const AGENT_DEADLINE: Duration = Duration::from_secs(10);
-/// Agents that are asked at the same time.
-const AT_ONCE: usize = 16;
 
 /// The components that have pods: name and label.
 const COMPONENTS: [(&str, &str); 2] = [
-    ("cilium", "k8s-app=cilium"),
+    ("cilium", agents::LABEL),
     ("cilium-operator", "io.cilium/app=operator"),
 ];
 
@@ -43,7 +41,7 @@ pub(crate) async fn report(cluster: &Cluster) -> anyhow::Result<Report> {
             component_pod(component, pod, &mut report);
         }
         if component == "cilium" {
-            agents(&pods, &found, &mut report).await;
+            ask_agents(&pods, &found, &mut report).await;
             agent_pods = found;
         }
     }
@@ -158,36 +156,20 @@ fn component_pod(component: &str, pod: &Pod, report: &mut Report) {
     }
 }
 
-/// Whether the agent's container runs, and so can be asked.
-fn agent_runs(pod: &Pod) -> bool {
-    let containers = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_deref())
-        .unwrap_or_default();
-    let agent = containers
-        .iter()
-        .find(|container| container.name == "cilium-agent");
-    let running = agent
-        .and_then(|agent| agent.state.as_ref())
-        .is_some_and(|state| state.running.is_some());
-    running && pod.metadata.deletion_timestamp.is_none()
-}
-
 /// Asks every agent that runs.
-async fn agents(api: &Api<Pod>, pods: &[Pod], report: &mut Report) {
+async fn ask_agents(api: &Api<Pod>, pods: &[Pod], report: &mut Report) {
     let running: Vec<String> = pods
         .iter()
-        .filter(|pod| agent_runs(pod))
+        .filter(|pod| agents::is_running(pod))
         .filter_map(|pod| pod.metadata.name.clone())
         .collect();
     let answers: Vec<_> = futures::stream::iter(running)
         .map(|pod| async move {
             let command = ["cilium", "status", "-o", "json"];
-            let answer = exec::output(api, &pod, "cilium-agent", &command, AGENT_DEADLINE).await;
+            let answer = exec::output(api, &pod, agents::CONTAINER, &command, AGENT_DEADLINE).await;
             (pod, answer)
         })
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(agents::AT_ONCE)
         .collect()
         .await;
     for (pod, answer) in answers {

@@ -4,8 +4,14 @@
 //!
 //! The device under test has index 1, as the kernel runs tests on the loopback device.
 
-mod cases;
+mod connections;
+mod errors;
+mod forwarding;
+mod headers;
+mod making;
 mod nat;
+mod neighbours;
+mod sources;
 
 use std::collections::BTreeMap;
 
@@ -17,7 +23,20 @@ use zerocopy::IntoBytes;
 
 use crate::{Program, Sim, TcAction, timeless};
 
-pub use cases::all;
+/// All rows.
+#[must_use]
+pub fn all() -> Vec<Row> {
+    [
+        forwarding::rows(),
+        sources::rows(),
+        neighbours::rows(),
+        errors::rows(),
+        headers::rows(),
+        connections::rows(),
+        nat::all(),
+    ]
+    .concat()
+}
 
 /// A case.
 #[derive(Clone, Debug)]

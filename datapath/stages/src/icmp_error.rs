@@ -223,9 +223,9 @@ fn write_message<C: Context>(
         checksum: [0; 2],
         body: problem.body.to_be_bytes(),
     };
-    let router = cx.config().router_v6;
+    let own = own_address(cx);
     let headers = checksum::add(
-        checksum::pseudo_header(&router, parsed.src(), payload, protocol::ICMPV6),
+        checksum::pseudo_header(&own, parsed.src(), payload, protocol::ICMPV6),
         checksum::sum(icmp.as_bytes()),
     );
     icmp.checksum = (!checksum::add(headers, inner)).to_be_bytes();
@@ -238,8 +238,18 @@ fn write_headers<C: Context>(cx: &mut C, parsed: &Parsed, payload: u16) -> Resul
     let ethernet: Ethernet = cx.load(0).map_err(access)?;
     cx.store(Ethernet::ADDRESSES, &[ethernet.src, ethernet.dst])
         .map_err(access)?;
-    let router = cx.config().router_v6;
-    write_ip(cx, payload, HOP_LIMIT, &[router, *parsed.src()])
+    let own = own_address(cx);
+    write_ip(cx, payload, HOP_LIMIT, &[own, *parsed.src()])
+}
+
+/// The address that a message goes out with (RFC 4443 §2.2 d): to the network the node's own on that device, as nobody
+/// out there need know the way to the router of its pods.
+#[inline(always)]
+fn own_address<C: Context>(cx: &C) -> Addr {
+    match cx.masquerade_address(cx.ifindex()) {
+        Some(own) => own,
+        None => cx.config().router_v6,
+    }
 }
 
 /// The IPv6 header of a control message of ours. In two pieces, which take less of the stack than one.

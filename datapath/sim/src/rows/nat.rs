@@ -89,6 +89,22 @@ fn translating(sim: &mut Sim) {
     sim.endpoints.insert(service(), own);
 }
 
+/// The device is the link of a pod: nobody leaves the node by it.
+fn is_a_pods_link(sim: &mut Sim) {
+    sim.translation.masquerade.clear();
+}
+
+/// A service that nobody serves.
+fn is_empty(flags: u32) -> impl FnOnce(&mut Sim) {
+    move |sim| {
+        serves(packet::protocol::TCP, super::node::other(), flags)(sim);
+        for service in sim.translation.services.values_mut() {
+            service.inside = BackendSet::default();
+            service.outside = BackendSet::default();
+        }
+    }
+}
+
 fn knows(pairs: &[[Half; 2]]) -> impl FnOnce(&mut Sim) + use<> {
     let halves = pairs.concat();
     move |sim| {

@@ -13,7 +13,7 @@ use packet::{
 };
 use zerocopy::IntoBytes;
 
-use super::{arriving, error, knows, pair, serves, service, stack_frame, tcp, tracks, world};
+use super::{arriving, error, is_a_pods_link, knows, pair, serves, service, stack_frame, tcp, tracks, world};
 use crate::{
     Builder,
     Program::{FromNetdev, FromPod, ToNetdev},
@@ -107,6 +107,7 @@ pub(super) fn rows() -> Vec<Row> {
             TcAction::Redirect,
         )
         .with(serves(UDP, other(), 0))
+        .with(is_a_pods_link)
         .with(|sim| {
             sim.endpoints
                 .values_mut()

@@ -1,7 +1,7 @@
 //! Services as pods and nodes of the cluster reach them.
 
 use abi::{
-    BackendSet, CtEntry, CtKey,
+    CtEntry, CtKey,
     Direction::{Egress, Ingress},
     DropReason::{ServiceBackendNotFound, SnatNoMapFound},
     NatEntry, NatKey, Service,
@@ -13,11 +13,13 @@ use packet::{
 };
 use zerocopy::IntoBytes;
 
-use super::{arriving, error, knows, pair, serves, service, tcp, tracks, translating, udp};
+use super::{
+    arriving, error, is_a_pods_link, is_empty, knows, pair, serves, service, tcp, tracks, translating, udp,
+};
 use crate::{
     Builder,
     Program::{FromNetdev, FromPod},
-    Sim, TcAction,
+    TcAction,
     rows::{
         Row, drop_event, dropped, forwarded,
         making::{FROM_ENDPOINT, TO_ENDPOINT, TO_STACK, drops, from_pod_frame, key, row, syn},
@@ -194,34 +196,26 @@ pub(super) fn refused() -> Vec<Row> {
             .counts(&[dropped(ServiceBackendNotFound, Egress)])
             .reports(&[drop_event(ServiceBackendNotFound)])
     };
-    let empty = |flags| {
-        move |sim: &mut Sim| {
-            serves(TCP, other(), flags)(sim);
-            for service in sim.translation.services.values_mut() {
-                service.inside = BackendSet::default();
-                service.outside = BackendSet::default();
-            }
-        }
-    };
     vec![
         refused(
             "service: a port that is none of it",
             &Builder::new(pod(), service(), &[]).tcp(40000, 81, SYN),
         )
-        .with(serves(TCP, other(), 0)),
-        refused("service: another protocol", &udp(pod(), service(), (40000, 80))).with(serves(
-            TCP,
-            other(),
-            0,
-        )),
-        refused("service: no backend", &syn(pod(), service())).with(empty(0)),
+        .with(serves(TCP, other(), 0))
+        .with(is_a_pods_link),
+        refused("service: another protocol", &udp(pod(), service(), (40000, 80)))
+            .with(serves(TCP, other(), 0))
+            .with(is_a_pods_link),
+        refused("service: no backend", &syn(pod(), service()))
+            .with(is_empty(0))
+            .with(is_a_pods_link),
         drops(
             "service: no backend on this node",
             FromPod,
             from_pod_frame(syn(pod(), service()), 64),
             ServiceBackendNotFound,
         )
-        .with(empty(Service::INSIDE_LOCAL)),
+        .with(is_empty(Service::INSIDE_LOCAL)),
     ]
 }
 

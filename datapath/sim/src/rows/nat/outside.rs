@@ -7,21 +7,23 @@ use abi::{
     NatEntry, Service,
 };
 use packet::{
+    icmp6::{kind as icmp, unreachable},
     protocol::TCP,
     transport::tcp_flag::{ACK, SYN},
 };
 use stages::Route;
 
 use super::{
-    Half, NODE_PORT, NODE_PORT_FLAGS, arriving, knows, pair, serves, service, stack_frame, tcp, tracks, world,
+    Half, NODE_PORT, NODE_PORT_FLAGS, arriving, is_empty, knows, pair, serves, service, stack_frame, tcp,
+    tracks, world,
 };
 use crate::{
     Builder,
     Program::{FromNetdev, FromPod, ToNetdev},
     TcAction,
     rows::{
-        Row, forwarded,
-        making::{TO_ENDPOINT, TO_NETWORK, drops, from_pod_frame, key, row},
+        Row, drop_event, dropped, forwarded,
+        making::{TO_ENDPOINT, TO_NETWORK, drops, from_pod_frame, key, row, syn},
         node::{IFINDEX, NODE_MAC, OUTSIDE_MAC, POD_MAC, gateway, host, pod, remote},
     },
 };
@@ -49,6 +51,22 @@ pub(super) fn rows() -> Vec<Row> {
         })
     };
     vec![
+        {
+            let packet = arriving(syn(world(), service()));
+            let inside = &packet[14..];
+            let answer =
+                Builder::new(host(), world(), inside).icmp6(icmp::UNREACHABLE, unreachable::PORT, [0; 4]);
+            row(
+                "service without backends, asked from outside: the node says so, not the router of its pods",
+                FromNetdev,
+                packet.clone(),
+                TcAction::Redirect,
+            )
+            .with(is_empty(Service::EXTERNAL))
+            .becomes(answer.frame(NODE_MAC, OUTSIDE_MAC, 64))
+            .counts(&[dropped(ServiceBackendNotFound, Ingress)])
+            .reports(&[drop_event(ServiceBackendNotFound)])
+        },
         row(
             "node port: backend on this node",
             FromNetdev,

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("seta-model", &["seta-abi"]),
     ("seta-k8s", &["seta-model"]),
     ("seta-netlink", &[]),
+    ("seta-flow", &["seta-abi"]),
     (
         "seta-agent",
         &[
@@ -81,7 +82,14 @@ const WALLS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates without IO, clocks or a runtime of their own.
-const PURE: &[&str] = &["seta-abi", "seta-packet", "seta-stages", "seta-model", "seta-sim"];
+const PURE: &[&str] = &[
+    "seta-abi",
+    "seta-packet",
+    "seta-stages",
+    "seta-model",
+    "seta-sim",
+    "seta-flow",
+];
 const IMPURE: &[&str] = &[
     "tokio", "nix", "hyper", "axum", "rand", "jiff", "anyhow", "tracing",
 ];

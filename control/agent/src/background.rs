@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt as _;
 use k8s::Cluster;
-use loader::ConntrackGc;
+use loader::{Collection, Expires, Layout, Table};
 use netlink::{Monitor, MonitorEvent};
 use tokio::net::UnixListener;
 use tokio::sync::{Mutex, watch};
@@ -38,7 +38,7 @@ const RESYNC: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(15);
 const LINKS_PERIOD: Duration = Duration::from_millis(500);
 const REPLAY_PERIOD: Duration = Duration::from_secs(10);
-const CONNTRACK_PERIOD: Duration = Duration::from_secs(30);
+const EXPIRED_PERIOD: Duration = Duration::from_secs(30);
 /// The condition and the configuration file are looked after this often.
 const ANNOUNCE_PERIOD: Duration = Duration::from_secs(60);
 /// The tables of services are read and compared this often.
@@ -50,7 +50,7 @@ const SERVICE_BATCH: usize = 1024;
 /// The task that follows nodes and pods on behalf of services.
 const SYNC_SERVICES: &str = "sync-services";
 /// Entries of a connection table that are looked at between two breaths.
-const CONNTRACK_BATCH: usize = 1024;
+const EXPIRED_BATCH: usize = 1024;
 /// Events that are taken from the ring at once.
 const EVENT_BATCH: usize = 256;
 /// Changes of routes come in crowds (every new link makes some); the first waits this long for the others.
@@ -76,8 +76,8 @@ pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, 
     let own = Arc::clone(agent);
     tasks.keep("read-events", move || read_events(Arc::clone(&own)));
     let own = Arc::clone(agent);
-    tasks.every("conntrack-gc", CONNTRACK_PERIOD, move || {
-        collect_connections(Arc::clone(&own))
+    tasks.every("collect-expired", EXPIRED_PERIOD, move || {
+        collect_expired(Arc::clone(&own))
     });
     let own = Arc::clone(agent);
     tasks.keep("follow-devices", move || follow_devices(Arc::clone(&own)));
@@ -251,21 +251,26 @@ async fn read_events(agent: Arc<Agent>) -> anyhow::Result<()> {
     }
 }
 
-/// Removes expired connections, so that the tables show what there is and the oldest living ones are not pushed out.
-async fn collect_connections(agent: Arc<Agent>) -> anyhow::Result<()> {
-    for table in [agent.datapath.ct_tcp(), agent.datapath.ct_any()] {
-        let mut pass = ConntrackGc::new(table, CONNTRACK_BATCH);
-        while pass.step(loader::monotonic_ns())? {
-            tokio::task::yield_now().await;
-        }
-        let report = pass.report();
-        tracing::debug!(
-            table = table.name(),
-            seen = report.seen,
-            removed = report.removed,
-            "connections collected"
-        );
+/// Removes expired connections and translations, so that the tables show what there is and the oldest living entries are
+/// not pushed out.
+async fn collect_expired(agent: Arc<Agent>) -> anyhow::Result<()> {
+    collect(agent.datapath.ct_tcp()).await?;
+    collect(agent.datapath.ct_any()).await?;
+    collect(&agent.datapath.nat().nat).await
+}
+
+async fn collect<K: Layout, V: Layout + Expires>(table: &Table<K, V>) -> anyhow::Result<()> {
+    let mut pass = Collection::new(table, EXPIRED_BATCH);
+    while pass.step(loader::monotonic_ns())? {
+        tokio::task::yield_now().await;
     }
+    let report = pass.report();
+    tracing::debug!(
+        table = table.name(),
+        seen = report.seen,
+        removed = report.removed,
+        "expired entries collected"
+    );
     Ok(())
 }
 

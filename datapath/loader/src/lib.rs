@@ -19,7 +19,7 @@
 //! [`Datapath::open`] goes on from there.
 
 mod attach;
-mod conntrack;
+mod expiry;
 mod datapath;
 mod events;
 mod info;
@@ -37,7 +37,7 @@ mod table;
 mod verified;
 
 pub use attach::{AttachError, Attached, Attachment, Direction};
-pub use conntrack::{ConntrackGc, GcReport, monotonic_ns};
+pub use expiry::{Collection, Expires, GcReport, monotonic_ns};
 pub use datapath::{Counts, Datapath, Metric, TestRun, TestRunError};
 pub use events::{Event, EventReader, EventsError, Malformed, decode};
 pub use info::{InfoError, MapInfo, ProgramInfo, StatsGuard};

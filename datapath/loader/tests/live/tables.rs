@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use abi::event::ObservationPoint;
 use abi::tables::identity;
-use abi::{Config, CtEntry, CtKey, Endpoint, names};
+use abi::{Config, CtEntry, CtKey, Endpoint, NatEntry, NatKey, names};
 use seta_loader::{
-    ConntrackGc, Datapath, Event, EventsError, MapSizes, Options, StatsGuard, TableError, TestRunError,
+    Collection, Datapath, Event, EventsError, MapSizes, Options, StatsGuard, TableError, TestRunError,
     monotonic_ns,
 };
 
@@ -142,7 +142,7 @@ fn expired_connections_are_collected() {
                 )
                 .unwrap();
         }
-        let mut gc = ConntrackGc::new(datapath.ct_any(), 64);
+        let mut gc = Collection::new(datapath.ct_any(), 64);
         let mut steps = 0;
         while gc.step(now).unwrap() {
             steps += 1;
@@ -152,6 +152,30 @@ fn expired_connections_are_collected() {
         assert_eq!(datapath.ct_any().count().unwrap(), 600);
         assert!(datapath.ct_any().get(&connection(3)).unwrap().is_none());
         assert!(datapath.ct_any().get(&connection(4)).unwrap().is_some());
+    });
+}
+
+#[test]
+fn expired_translations_go_too() {
+    on_a_node(|node| {
+        let datapath = Datapath::open(&node.options()).unwrap();
+        let (table, now) = (&datapath.nat().nat, monotonic_ns());
+        let key = |number| NatKey {
+            src: nth(number),
+            proto: 6,
+            ..NatKey::default()
+        };
+        for (number, expires) in [(1, now - 1), (2, now + 1_000_000_000_000)] {
+            let entry = NatEntry {
+                expires,
+                ..NatEntry::default()
+            };
+            table.insert(&key(number), &entry).unwrap();
+        }
+        let mut pass = Collection::new(table, 64);
+        while pass.step(now).unwrap() {}
+        assert_eq!((pass.report().seen, pass.report().removed), (2, 1));
+        assert!(table.get(&key(1)).unwrap().is_none() && table.get(&key(2)).unwrap().is_some());
     });
 }
 

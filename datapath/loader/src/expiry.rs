@@ -1,12 +1,30 @@
-//! Clearing expired connections away. The tables drop their oldest entries by themselves when they are full; this
-//! only keeps them, and what people see of them, small.
+//! Clearing expired connections and translations away. The tables drop their oldest entries by themselves when they are
+//! full, and the programs take an expired entry for none; this only keeps the tables, and what people see of them, small.
 
-use abi::{CtEntry, CtKey};
+use abi::{CtEntry, NatEntry};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::table::{Batches, Table, TableError};
+use crate::table::{Batches, Layout, Table, TableError};
 
-/// The clock of [`CtEntry::expires`]: nanoseconds since boot without sleep, as `bpf_ktime_get_ns` counts them.
+/// An entry that ends at some time.
+pub trait Expires {
+    /// When it may be removed, by [`monotonic_ns`].
+    fn expires(&self) -> u64;
+}
+
+impl Expires for CtEntry {
+    fn expires(&self) -> u64 {
+        self.expires
+    }
+}
+
+impl Expires for NatEntry {
+    fn expires(&self) -> u64 {
+        self.expires
+    }
+}
+
+/// The clock of [`Expires::expires`]: nanoseconds since boot without sleep, as `bpf_ktime_get_ns` counts them.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     // The clock exists on every Linux; 0 would only mean that nothing has expired.
@@ -27,17 +45,17 @@ pub struct GcReport {
     pub removed: usize,
 }
 
-/// A pass over a connection table, a batch at a time, so that the caller can breathe in between.
-pub struct ConntrackGc<'a> {
-    table: &'a Table<CtKey, CtEntry>,
-    batches: Batches<'a, CtKey, CtEntry>,
+/// A pass over a table, a batch at a time, so that the caller can breathe in between.
+pub struct Collection<'a, K, V> {
+    table: &'a Table<K, V>,
+    batches: Batches<'a, K, V>,
     report: GcReport,
 }
 
-impl<'a> ConntrackGc<'a> {
+impl<'a, K: Layout, V: Layout + Expires> Collection<'a, K, V> {
     /// Begins a pass with at most `batch` entries per step (more only where a single hash bucket has more).
     #[must_use]
-    pub fn new(table: &'a Table<CtKey, CtEntry>, batch: usize) -> Self {
+    pub fn new(table: &'a Table<K, V>, batch: usize) -> Self {
         Self {
             table,
             batches: table.batches_of(batch),
@@ -55,9 +73,9 @@ impl<'a> ConntrackGc<'a> {
             return Ok(false);
         };
         self.report.seen += entries.len();
-        for (key, _) in entries.iter().filter(|(_, entry)| entry.expires < now) {
+        for (key, _) in entries.iter().filter(|(_, entry)| entry.expires() < now) {
             // A packet may have come since it was read. One that comes right now makes a new entry.
-            let expired = self.table.get(key)?.is_some_and(|entry| entry.expires < now);
+            let expired = self.table.get(key)?.is_some_and(|entry| entry.expires() < now);
             if expired && self.table.remove(key)? {
                 self.report.removed += 1;
             }

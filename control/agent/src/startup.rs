@@ -317,6 +317,7 @@ async fn open(
     let sizes = MapSizes {
         ct_tcp: connections.ct_tcp,
         ct_any: connections.ct_any,
+        nat: connections.nat,
         services: config.services.map_max.unwrap_or(MapSizes::default().services),
         ..MapSizes::default()
     };

@@ -67,13 +67,15 @@ pub struct CtTimeouts {
     pub any: Duration,
 }
 
-/// Sizes of the conntrack tables, entries.
+/// Sizes of the tables that grow with traffic, entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// [`abi::names::CT_TCP`].
     pub ct_tcp: u32,
     /// [`abi::names::CT_ANY`].
     pub ct_any: u32,
+    /// [`abi::names::NAT`]; a translated connection has two.
+    pub nat: u32,
 }
 
 /// The agent's configuration.
@@ -119,6 +121,8 @@ pub struct AgentConfig {
     pub ct_tcp_max: Option<u32>,
     /// `bpf-ct-global-any-max`, entries; `None`: by the ratio.
     pub ct_any_max: Option<u32>,
+    /// `bpf-nat-global-max`, entries; `None`: by the ratio.
+    pub nat_max: Option<u32>,
     /// Conntrack lifetimes.
     pub ct_timeouts: CtTimeouts,
     /// `devices`: native devices; empty: found by themselves.
@@ -162,7 +166,7 @@ impl AgentConfig {
         v6.into_iter().chain(self.enable_ipv4.then_some(Family::V4))
     }
 
-    /// Sizes of the conntrack tables on a machine with `memory` bytes. Tables without a size of their own share
+    /// Sizes of the tables that grow with traffic on a machine with `memory` bytes. Tables without a size of their own share
     /// `memory` × `bpf-map-dynamic-size-ratio` as their default sizes would, within the bounds that Cilium has
     /// (`pkg/option/config.go`).
     #[must_use]
@@ -175,8 +179,14 @@ impl AgentConfig {
             default: 262_144,
             auto_min: 65_536,
         };
-        let entry = (size_of::<abi::CtKey>() + size_of::<abi::CtEntry>()) as f64;
-        let default_bytes = f64::from(TCP.default + ANY.default) * entry;
+        const NAT: MapSize = MapSize {
+            default: 524_288,
+            auto_min: 131_072,
+        };
+        let connection = (size_of::<abi::CtKey>() + size_of::<abi::CtEntry>()) as f64;
+        let translation = (size_of::<abi::NatKey>() + size_of::<abi::NatEntry>()) as f64;
+        let default_bytes =
+            f64::from(TCP.default + ANY.default) * connection + f64::from(NAT.default) * translation;
         let scale = memory as f64 * self.map_dynamic_size_ratio / default_bytes;
         let size = |explicit: Option<u32>, map: MapSize| {
             explicit.unwrap_or_else(|| {
@@ -190,6 +200,7 @@ impl AgentConfig {
         MapSizes {
             ct_tcp: size(self.ct_tcp_max, TCP),
             ct_any: size(self.ct_any_max, ANY),
+            nat: size(self.nat_max, NAT),
         }
     }
 
@@ -279,6 +290,7 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
         map_dynamic_size_ratio: r.with("bpf-map-dynamic-size-ratio", values::ratio, 0.0025),
         ct_tcp_max: r.with("bpf-ct-global-tcp-max", values::entries, None),
         ct_any_max: r.with("bpf-ct-global-any-max", values::entries, None),
+        nat_max: r.with("bpf-nat-global-max", values::entries, None),
         ct_timeouts: CtTimeouts {
             tcp: r.with(
                 "bpf-ct-timeout-regular-tcp",

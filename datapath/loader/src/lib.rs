@@ -48,7 +48,7 @@ pub use open::{OpenError, Options};
 pub use pins::{PinError, Uninstalled, uninstall};
 pub use prefix::PrefixTable;
 pub use services::ServiceTables;
-pub use sizing::{DYNAMIC_SIZE_RATIO, MapSizes, total_memory};
+pub use sizing::{MapSizes, total_memory};
 pub use sockets::{SocketAttachment, SocketError};
 pub use sys::network_namespace;
 pub use table::{Batches, Layout, Table, TableError};

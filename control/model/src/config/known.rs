@@ -119,10 +119,9 @@ const BIG_TCP: &str = "packets stay within the default limits of the devices";
 
 /// Keys that are accepted with any value: they belong to the operator, to features that come later, or have been
 /// removed from Cilium and are still found in configurations (cilium.md §4.1).
-const OTHERS: [&str; 41] = [
+const OTHERS: [&str; 40] = [
     "agent-not-ready-taint-key",
     "bpf-lb-sock",
-    "bpf-nat-global-max",
     "bpf-neigh-global-max",
     "bpf-policy-map-max",
     "bpf-root",

@@ -228,21 +228,31 @@ fn durations_as_go_spells_them() {
 fn sizes_of_tables() {
     const GIB: u64 = 1 << 30;
     let sizes = |pairs: &[(&str, &str)], memory| {
-        let MapSizes { ct_tcp, ct_any } = parse(pairs).unwrap().0.map_sizes(memory);
-        (ct_tcp, ct_any)
+        let MapSizes { ct_tcp, ct_any, nat } = parse(pairs).unwrap().0.map_sizes(memory);
+        (ct_tcp, ct_any, nat)
     };
     assert_eq!(
         sizes(&[], GIB),
-        (131_072, 65_536),
+        (131_072, 65_536, 131_072),
         "a small machine: not below the minimum"
     );
-    let (tcp, any) = sizes(&[], 64 * GIB);
-    assert!(tcp > 524_288 && tcp < 2_000_000 && any == tcp / 2, "{tcp} {any}");
-    assert_eq!(sizes(&[], u64::MAX), (1 << 24, 1 << 24));
+    let (tcp, any, nat) = sizes(&[], 256 * GIB);
+    assert!(
+        tcp > 524_288 && tcp < 4_000_000 && any == tcp / 2 && nat == tcp,
+        "{tcp} {any} {nat}"
+    );
+    // What they take together is what the ratio allows.
+    let connection = size_of::<abi::CtKey>() + size_of::<abi::CtEntry>();
+    let translation = size_of::<abi::NatKey>() + size_of::<abi::NatEntry>();
+    let bytes = (tcp + any) as usize * connection + nat as usize * translation;
+    let allowed = 256.0 * GIB as f64 * 0.0025;
+    assert!((0.99..=1.0).contains(&(bytes as f64 / allowed)), "{bytes} of {allowed}");
+    assert_eq!(sizes(&[], u64::MAX), (1 << 24, 1 << 24, 1 << 24));
     assert_eq!(
         sizes(&[("bpf-map-dynamic-size-ratio", "0")], 64 * GIB),
-        (524_288, 262_144)
+        (524_288, 262_144, 524_288)
     );
+    assert_eq!(sizes(&[("bpf-nat-global-max", "4096")], 64 * GIB).2, 4096);
     assert_eq!(sizes(&[("bpf-ct-global-tcp-max", "2048")], 64 * GIB).0, 2048);
 }
 

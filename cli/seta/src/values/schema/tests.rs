@@ -64,8 +64,8 @@ fn every_problem_is_told_by_name() {
             "encryption.enabled=true is not possible: there is no transparent",
         ),
         (
-            json!({"bpf": {"natMax": 5}}),
-            "bpf.natMax=5 is not possible: only the connection tables",
+            json!({"bpf": {"neighMax": 5}}),
+            "bpf.neighMax=5 is not possible: only the tables of connections",
         ),
         (
             json!({"bpf": {"mapDynamicSizeRatio": 2}}),

@@ -15,8 +15,10 @@ pub mod kind {
     pub const DROP: u8 = 1;
     /// [`super::TraceNotify`].
     pub const TRACE: u8 = 4;
-    /// Policy verdict; its producer comes with the policy issue.
+    /// [`super::PolicyVerdictNotify`]; its producer comes with the policy issue.
     pub const POLICY_VERDICT: u8 = 5;
+    /// [`super::TraceSockNotify`].
+    pub const TRACE_SOCK: u8 = 7;
 }
 
 /// Values of [`EventHeader::subtype`] for traces.
@@ -121,6 +123,60 @@ pub struct DropNotify {
     pub ifindex: u32,
     /// Always zero.
     pub pad2: u32,
+    /// Nanoseconds of the monotonic clock since boot.
+    pub time: u64,
+}
+
+/// Policy decided about the first packet of a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PolicyVerdictNotify {
+    /// Kind [`kind::POLICY_VERDICT`]; the source is the endpoint whose policy it is.
+    pub header: EventHeader,
+    /// Identity of the other side.
+    pub remote_label: u32,
+    /// 0: allowed; positive: port of the proxy; negative: number of the drop reason.
+    pub verdict: i32,
+    /// Destination port, native order; for ICMP its type.
+    pub dst_port: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Bits 0–1: [`crate::Direction`]; bit 2: IPv6; bits 3–5: match type; bit 6: audited.
+    pub bits: u8,
+    /// Authentication that the policy asks for.
+    pub auth_type: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+    /// Which rule it was; 0: none.
+    pub cookie: u32,
+    /// Always zero.
+    pub pad2: u32,
+    /// Nanoseconds of the monotonic clock since boot.
+    pub time: u64,
+}
+
+/// The address of a socket was translated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TraceSockNotify {
+    /// [`kind::TRACE_SOCK`].
+    pub kind: u8,
+    /// 1 before and 2 after translation on the way out, 3 before and 4 after it on the way back.
+    pub point: u8,
+    /// 1: TCP, 2: UDP.
+    pub l4_proto: u8,
+    /// Bit 0: IPv6.
+    pub flags: u8,
+    /// Port of the peer, native order.
+    pub dst_port: u16,
+    /// Always zero.
+    pub pad: u16,
+    /// Cookie of the socket.
+    pub sock_cookie: u64,
+    /// cgroup of the process.
+    pub cgroup_id: u64,
+    /// Address of the peer.
+    pub dst_addr: Addr,
     /// Nanoseconds of the monotonic clock since boot.
     pub time: u64,
 }

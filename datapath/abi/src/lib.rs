@@ -17,7 +17,7 @@ pub mod tables;
 
 pub use config::Config;
 pub use conntrack::{CtEntry, CtKey};
-pub use event::{DropNotify, EventHeader, TraceNotify};
+pub use event::{DropNotify, EventHeader, PolicyVerdictNotify, TraceNotify, TraceSockNotify};
 pub use nat::{FragmentKey, FragmentPorts, NatEntry, NatKey};
 pub use reason::{Direction, DropReason};
 pub use service::{

@@ -18,6 +18,19 @@ pub enum Event {
 }
 
 impl Event {
+    /// Bytes that the event takes for itself, about; what it shares with others is not counted.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let shared_counts = 2 * size_of::<usize>();
+        size_of::<Self>()
+            + match self {
+                Self::Flow(flow) => shared_counts + flow.size(),
+                Self::Lost(_) => 0,
+                Self::Agent(..) => shared_counts + size_of::<AgentEvent>() + 256,
+                Self::Debug(_, debug) => shared_counts + size_of::<DebugEvent>() + debug.message.len(),
+            }
+    }
+
     /// When it happened.
     #[must_use]
     pub fn time(&self) -> Option<Time> {

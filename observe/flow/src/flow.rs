@@ -276,6 +276,56 @@ impl DropCode {
     }
 }
 
+/// A unique number; `Display` and `FromStr` speak the usual form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Uuid(pub u128);
+
+impl std::fmt::Display for Uuid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let part = |shift: u32, digits: u32| (self.0 >> shift) & ((1 << (digits * 4)) - 1);
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            part(96, 8),
+            part(80, 4),
+            part(64, 4),
+            part(48, 4),
+            part(0, 12)
+        )
+    }
+}
+
+/// No UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no UUID")]
+pub struct UuidError;
+
+impl std::str::FromStr for Uuid {
+    type Err = UuidError;
+
+    fn from_str(text: &str) -> Result<Self, UuidError> {
+        let groups = [8, 4, 4, 4, 12];
+        let mut number = 0u128;
+        let mut parts = text.split('-');
+        for length in groups {
+            let part = parts
+                .next()
+                .filter(|part| part.len() == length)
+                .ok_or(UuidError)?;
+            if !part.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return Err(UuidError);
+            }
+            let digits = u128::from_str_radix(part, 16).map_err(|_| UuidError)?;
+            number = number << (length * 4) | digits;
+        }
+        if parts.next().is_some() {
+            Err(UuidError)
+        } else {
+            Ok(Self(number))
+        }
+    }
+}
+
 /// Address of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mac(pub [u8; 6]);
@@ -430,8 +480,8 @@ pub struct Rare {
 pub struct Flow {
     /// When; none: not said.
     pub time: Option<Time>,
-    /// Unique name.
-    pub uuid: Arc<str>,
+    /// Unique number.
+    pub uuid: Option<Uuid>,
     /// `cluster/node`, or the node alone in the cluster `default`.
     pub node_name: Arc<str>,
     /// Labels of the node, `key=value`.
@@ -490,4 +540,27 @@ pub struct Flow {
     pub summary: Summary,
     /// What few flows have.
     pub rare: Option<Box<Rare>>,
+}
+
+impl Flow {
+    /// Bytes that the flow takes for itself, about; what it shares with others is not counted.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let text = match &self.summary {
+            Summary::Text(text) => text.len(),
+            _ => 0,
+        };
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            let policies = [
+                &rare.egress_allowed_by,
+                &rare.ingress_allowed_by,
+                &rare.egress_denied_by,
+                &rare.ingress_denied_by,
+            ];
+            let policies: usize = policies.iter().map(|list| list.len()).sum();
+            size_of::<Rare>() + policies * size_of::<Policy>()
+        });
+        let l7 = self.l7.as_ref().map_or(0, |l7| l7.size());
+        size_of::<Self>() + text + rare + l7
+    }
 }

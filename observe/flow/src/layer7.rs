@@ -91,3 +91,34 @@ pub struct Kafka {
     /// Topic.
     pub topic: Arc<str>,
 }
+
+impl Layer7 {
+    /// Bytes that it takes, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let texts = |list: &[Arc<str>]| {
+            list.iter()
+                .map(|text| size_of::<Arc<str>>() + text.len())
+                .sum::<usize>()
+        };
+        size_of::<Self>()
+            + match &self.record {
+                Some(Layer7Record::Dns(dns)) => {
+                    dns.query.len()
+                        + texts(&dns.ips)
+                        + texts(&dns.cnames)
+                        + texts(&dns.qtypes)
+                        + texts(&dns.rrtypes)
+                }
+                Some(Layer7Record::Http(http)) => {
+                    let headers = http
+                        .headers
+                        .iter()
+                        .map(|(key, value)| 32 + key.len() + value.len());
+                    http.method.len() + http.url.len() + headers.sum::<usize>()
+                }
+                Some(Layer7Record::Kafka(kafka)) => kafka.topic.len(),
+                None => 0,
+            }
+    }
+}

@@ -9,7 +9,7 @@ use regex::Regex;
 use super::EventTypeFilter;
 use super::selector::Selector;
 use crate::flow::{
-    DropCode, Endpoint, Flow, FlowKind, IpVersion, Service, TrafficDirection, Verdict, Workload,
+    DropCode, Endpoint, Flow, FlowKind, IpVersion, Service, TrafficDirection, Uuid, Verdict, Workload,
 };
 use crate::layer4::{Layer4, TcpFlags};
 use crate::layer7::{Http, Layer7Record};
@@ -153,8 +153,8 @@ pub enum Field {
     TraceId(Vec<String>),
     /// `ip_trace_id`.
     IpTraceId(Vec<u64>),
-    /// `uuid`.
-    Uuid(Vec<String>),
+    /// `uuid`; none: no UUID, matches nothing.
+    Uuid(Vec<Option<Uuid>>),
     /// `traffic_direction`.
     Direction(Vec<TrafficDirection>),
     /// `encrypted`.
@@ -285,7 +285,7 @@ impl Field {
                 wanted,
                 |id, (is, _)| id == is,
             ),
-            Self::Uuid(wanted) => wanted.iter().any(|uuid| **uuid == *flow.uuid),
+            Self::Uuid(wanted) => any(flow.uuid, wanted, |wanted, is| *wanted == Some(*is)),
             Self::Direction(wanted) => wanted.contains(&flow.direction),
             Self::Encrypted(wanted) => any(flow.ip, wanted, |wanted, ip| *wanted == ip.encrypted),
         }

@@ -118,7 +118,7 @@ pub(super) fn fields(filter: &FlowFilter) -> Result<Vec<Field>, FilterError> {
         |text| block("source_ip_xlated", text),
         Field::Xlated,
     )?;
-    fields.plain(uuid, Field::Uuid)?;
+    fields.add(uuid, |text| Ok(text.parse().ok()), Field::Uuid)?;
     fields.plain(trace_id, Field::TraceId)?;
     fields.plain(http_method, Field::HttpMethod)?;
     fields.plain(http_header, Field::HttpHeader)?;

@@ -13,6 +13,7 @@ pub mod enrich;
 pub mod event;
 pub mod filter;
 pub mod flow;
+pub mod fuzz;
 pub mod layer4;
 pub mod layer7;
 pub mod lookup;

@@ -80,14 +80,14 @@ proptest! {
     fn the_last_that_match(written in 0u64..500, count in 0u64..40, every in 1u64..9) {
         let (mut writer, ring) = ring(Limits::default());
         (0..written).for_each(|n| writer.push(event(n), Time(0)));
-        let mut reader = ring.last(count, |event| number(event) % every == 0);
+        let mut reader = ring.last(count, |event| number(event).is_multiple_of(every));
         let mut got = Vec::new();
         while let Read::Event(event) = reader.read() {
-            if number(&event) % every == 0 {
+            if number(&event).is_multiple_of(every) {
                 got.push(number(&event));
             }
         }
-        let mut expected: Vec<u64> = (0..written).filter(|n| n % every == 0).rev().take(count as usize).collect();
+        let mut expected: Vec<u64> = (0..written).filter(|n| n.is_multiple_of(every)).rev().take(count as usize).collect();
         expected.reverse();
         prop_assert_eq!(got, expected);
     }

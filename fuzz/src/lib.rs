@@ -11,6 +11,7 @@ mod streams;
 
 pub use cli::{seta_set, seta_values};
 pub use control::{api_body, cni_request, loader_event, model_config, model_labels, model_state};
+pub use flow::fuzz::record as flow_record;
 pub use lab_apiserver::fuzz::{
     body as apiserver_body, definition as apiserver_definition, kubeconfig as apiserver_kubeconfig,
     managed as apiserver_managed, patch as apiserver_patch, path as apiserver_path,
@@ -38,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("streams_handshake", streams_handshake),
     ("streams_resize", streams_resize),
     ("loader_event", loader_event),
+    ("flow_record", flow_record),
     ("cni_request", cni_request),
     ("api_body", api_body),
     ("model_config", model_config),

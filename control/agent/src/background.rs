@@ -22,7 +22,7 @@ use crate::node::Publisher;
 use crate::reconcile::Reconciler;
 use crate::services::{self, Services};
 use crate::tasks::Tasks;
-use crate::{RECONCILE, cniconf, health, queue, rest};
+use crate::{RECONCILE, cniconf, health, ipmasq, queue, rest};
 
 /// The task that catches up on queued deletes.
 pub(crate) const REPLAY: &str = "replay-deletes";
@@ -37,6 +37,8 @@ pub(crate) const MARK_READY: &str = "mark-node-ready";
 const RESYNC: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(15);
 const LINKS_PERIOD: Duration = Duration::from_millis(500);
+/// The kubelet brings changes of a ConfigMap to its file within a minute or so.
+const MASQ_PERIOD: Duration = Duration::from_secs(5);
 const REPLAY_PERIOD: Duration = Duration::from_secs(10);
 const EXPIRED_PERIOD: Duration = Duration::from_secs(30);
 /// The condition and the configuration file are looked after this often.
@@ -57,7 +59,13 @@ const EVENT_BATCH: usize = 256;
 const CROWD: Duration = Duration::from_millis(500);
 
 /// What is served, and what looks after the datapath by itself. None of it needs the API server.
-pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, queued: PathBuf) {
+pub(crate) fn serve(
+    agent: &Arc<Agent>,
+    tasks: &mut Tasks,
+    socket: StdListener,
+    queued: PathBuf,
+    ip_masq: Option<PathBuf>,
+) {
     let router = rest::router(Arc::clone(agent));
     tasks.keep("serve-api", move || {
         let (router, socket) = (router.clone(), socket.try_clone());
@@ -99,6 +107,11 @@ pub(crate) fn serve(agent: &Arc<Agent>, tasks: &mut Tasks, socket: StdListener, 
     tasks.follow("finish-deletes", agent.endpoints.retired(), SWEEP, move |_| {
         let agent = Arc::clone(&own);
         async move { Ok(agent.endpoints.finish().await?) }
+    });
+    let own = Arc::clone(agent);
+    tasks.every("follow-ip-masq-agent", MASQ_PERIOD, move || {
+        let (agent, file) = (Arc::clone(&own), ip_masq.clone());
+        async move { ipmasq::reconcile(&agent.datapath, file.as_deref()) }
     });
     let own = Arc::clone(agent);
     tasks.every(REPLAY, REPLAY_PERIOD, move || {

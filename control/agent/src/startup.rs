@@ -31,7 +31,7 @@ use crate::registry::{Alone, Kubernetes, Registry};
 use crate::services::{InKernel, Services};
 use crate::tasks::Tasks;
 use crate::view::SharedView;
-use crate::{Args, cniconf, host, node, queue, rest};
+use crate::{Args, cniconf, host, ipmasq, node, queue, rest};
 
 /// How long a restarted agent asks for the Node before it goes on with what it remembers.
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
@@ -133,6 +133,11 @@ pub(crate) async fn start(
         netlink: netlink.clone(),
         known: Mutex::default(),
     });
+    let ip_masq = ipmasq::file(&config, &args.ip_masq_agent_config_path);
+    // A file that cannot be used leaves the table as it was; the task that follows it tells.
+    if let Err(error) = ipmasq::reconcile(&datapath, ip_masq.as_deref()) {
+        tracing::warn!("destinations without masquerade: {error:#}");
+    }
     reconciler.seed().await.context("writing the tables")?;
     sockets(&datapath, &config, &args.cgroup_root)?;
     if !config.kube_proxy_replacement {
@@ -173,7 +178,7 @@ pub(crate) async fn start(
         waits_for: std::sync::Mutex::new("the CRDs of cilium.io"),
         config: Arc::clone(&config),
     });
-    background::serve(&agent, tasks, rest::bind(&args.socket)?, queued);
+    background::serve(&agent, tasks, rest::bind(&args.socket)?, queued, ip_masq);
 
     let publisher = Arc::new(node::Publisher {
         name: args.node_name.clone(),

@@ -95,6 +95,8 @@ pub struct AgentConfig {
     pub ipv6_native_routing_cidr: Option<Ipv6Net>,
     /// `enable-bpf-masquerade`.
     pub bpf_masquerade: bool,
+    /// `enable-ip-masq-agent`: a file names destinations that are not masqueraded.
+    pub ip_masq_agent: bool,
     /// `enable-ipv6-masquerade`.
     pub ipv6_masquerade: bool,
     /// `kube-proxy-replacement`.
@@ -269,6 +271,7 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
         ipv6_native_routing_cidr: r
             .optional("ipv6-native-routing-cidr", "an IPv6 prefix such as fd00:10::/32"),
         bpf_masquerade: r.bool("enable-bpf-masquerade", false),
+        ip_masq_agent: r.bool("enable-ip-masq-agent", false),
         ipv6_masquerade: r.bool("enable-ipv6-masquerade", true),
         kube_proxy_replacement,
         services: services::read(r, kube_proxy_replacement),
@@ -343,6 +346,9 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
             "a port number (1 to 65535)",
             "the kubelet has to know the port",
         );
+    }
+    if config.ip_masq_agent && !(config.bpf_masquerade && config.ipv6_masquerade) {
+        r.no_effect("enable-ip-masq-agent", "it needs enable-bpf-masquerade and enable-ipv6-masquerade");
     }
     // Without the prefix, packets between pods would be masqueraded, too.
     if config.bpf_masquerade && config.ipv6_masquerade && config.ipv6_native_routing_cidr.is_none() {

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod identity;
 pub mod inputs;
 pub mod ipam;
+pub mod ipmasq;
 pub mod labels;
 pub mod lbpool;
 pub mod service;

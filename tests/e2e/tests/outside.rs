@@ -327,3 +327,47 @@ fn services_are_translated_for_sockets_that_no_hook_sees() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn excepted_destinations_see_the_pods_own_address() -> Result<()> {
+    let Some(lab) = common::lab("t-ipmasq")? else {
+        return Ok(());
+    };
+    lab.up_with_seta()?;
+    lab.pods(&[client("client", "kind-control-plane")])?;
+    let pod = lab.address("client")?;
+    let seen = |by: &str| {
+        lab.until(
+            DEADLINE,
+            &format!(
+                "kubectl exec client -- ping -6 -c 30 -i 0.1 -w 3 {OUTSIDE} > /dev/null & \
+                 seta lab exec outside -- timeout 10 tcpdump -lni any -c 1 'icmp6 and ip6[40] == 128'"
+            ),
+            |output| output.text.contains(&format!("IP6 {by} > {OUTSIDE}")),
+        )
+        .with_context(|| format!("the outside host sees {by}"))
+    };
+    seen(NODES[0])?;
+    lab.ok(
+        "seta upgrade --set ipMasqAgent.enabled=true --set 'ipMasqAgent.config.nonMasqueradeCIDRs={2001:db8:1::/64}' && seta status --wait",
+    )?;
+    seen(&pod)?;
+    // The file is followed; one that cannot be used is told, and changes nothing.
+    let patch = |cidr: &str| {
+        lab.ok(&format!(
+            r#"kubectl -n kube-system patch configmap ip-masq-agent --type merge -p '{{"data":{{"config":"nonMasqueradeCIDRs: [{cidr}]"}}}}'"#
+        ))
+    };
+    patch("nonsense")?;
+    lab.until(Duration::from_secs(60), "seta status", |output| {
+        output.text.contains("\"nonsense\" is no prefix")
+    })?;
+    seen(&pod)?;
+    patch("2001:db8:9::/64")?;
+    lab.until(
+        Duration::from_secs(60),
+        "seta bpf ipmasq list --node kind-control-plane",
+        |output| output.text.contains("2001:db8:9::/64") && !output.text.contains("2001:db8:1::/64"),
+    )?;
+    seen(NODES[0]).map(drop)
+}

@@ -22,6 +22,7 @@ pub const FILES: &[(&str, &str)] = files![
     "templates/_helpers.tpl",
     "templates/NOTES.txt",
     "templates/cilium-configmap.yaml",
+    "templates/ip-masq-agent-configmap.yaml",
     "templates/cilium-agent/clusterrole.yaml",
     "templates/cilium-agent/clusterrolebinding.yaml",
     "templates/cilium-agent/daemonset.yaml",

@@ -1,11 +1,11 @@
 //! Lists of translation: connections whose addresses or ports are changed, and destinations that see a pod's own.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
 use abi::{Addr, NatEntry, NatKey};
 use api::tables::{Place, Translation};
-use ipnet::IpNet;
 use model::addr::from_abi;
+use model::ipmasq::from_key;
 
 use crate::agent::Agent;
 
@@ -23,19 +23,9 @@ pub(super) fn translations(agent: &Agent) -> anyhow::Result<Vec<Translation>> {
 
 /// Prefixes that are reached without masquerade, in order.
 pub(super) fn plain(agent: &Agent) -> anyhow::Result<Vec<String>> {
-    let prefixes = agent.datapath.nat().plain.dump()?;
-    let nets = prefixes.into_iter().map(|(bits, key)| net(bits, Addr(key)));
-    nets.collect()
-}
-
-/// IPv4 prefixes are kept as IPv4-mapped ones.
-fn net(bits: u32, addr: Addr) -> anyhow::Result<String> {
-    let addr = from_abi(addr);
-    let bits = match addr {
-        IpAddr::V4(_) => bits.saturating_sub(96),
-        IpAddr::V6(_) => bits,
-    };
-    Ok(IpNet::new(addr, u8::try_from(bits)?)?.to_string())
+    let prefixes = agent.datapath.nat().plain.dump()?.into_iter();
+    let nets: BTreeSet<_> = prefixes.filter_map(|(bits, key)| from_key(bits, key)).collect();
+    Ok(nets.iter().map(ToString::to_string).collect())
 }
 
 fn translation(key: &NatKey, entry: &NatEntry, now: u64) -> Translation {
@@ -66,14 +56,6 @@ fn place(addr: Addr, port: [u8; 2]) -> Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn prefixes_of_both_families_are_told_as_people_write_them() {
-        let addr = |text: &str| model::addr::to_abi(text.parse().unwrap());
-        assert_eq!(net(32, addr("fd00:10::")).unwrap(), "fd00:10::/32");
-        assert_eq!(net(104, addr("10.0.0.0")).unwrap(), "10.0.0.0/8");
-        assert!(net(300, addr("::")).is_err());
-    }
 
     #[test]
     fn an_answer_goes_in() {

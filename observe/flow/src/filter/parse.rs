@@ -240,7 +240,7 @@ fn prefix(field: &'static str, text: &str) -> Result<NamePrefix, FilterError> {
         Some((namespace, prefix)) => (Some(namespace), prefix),
         None => (Some("default"), text),
     };
-    if namespace != Some("default") && prefix.contains('/') || text.is_empty() {
+    if prefix.contains('/') || text.is_empty() {
         return Err(FilterError::Name {
             field,
             value: text.to_owned(),
@@ -290,7 +290,7 @@ fn fqdn(field: &'static str, text: &str) -> Result<Regex, FilterError> {
     glob(field, name, "[-a-z0-9_.]*")
 }
 
-/// `node` is a node of any cluster's name `default`; `cluster/` all nodes of a cluster; `/node` the node of any cluster.
+/// `node` is that of the cluster `default`; `cluster/` all nodes of a cluster; `/node` the node of any cluster.
 fn node(text: &str) -> Result<Regex, FilterError> {
     let field = "node_name";
     let (cluster, node) = match text.split_once('/') {

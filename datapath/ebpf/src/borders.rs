@@ -9,7 +9,7 @@ use aya_ebpf::bindings::__sk_buff;
 use packet::{Family, V4, V6};
 use stages::{Context, Dropped, conntrack, icmp_error, icmp_error::Problem, neighbour, neighbour::Handled};
 use stages::{
-    nat::{self, Translated, balance, masquerade},
+    nat::{self, Translated, balance, dsr, masquerade},
     related::Known,
 };
 use stages::{parse, parse::Parsed, related, report, report::Sighting};
@@ -53,6 +53,16 @@ impl Context for Skb {
     #[inline(always)]
     fn inbound(&mut self, parsed: &mut Parsed, flags: u16) -> Result<Translated, DropReason> {
         translated(border_inbound(self.as_ptr(), parsed, u32::from(flags)))
+    }
+
+    #[inline(always)]
+    fn tell(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        result(border_tell(self.as_ptr(), parsed))
+    }
+
+    #[inline(always)]
+    fn learn(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        result(border_learn(self.as_ptr(), parsed))
     }
 
     #[inline(always)]
@@ -244,6 +254,20 @@ extern "C" fn border_inbound(skb: *mut __sk_buff, parsed: *mut Parsed, flags: u3
     unsafe { parsed.as_mut() }.map_or(NULL, |parsed| {
         translation(balance::inbound(&mut Skb::new(skb), parsed, flags as u16))
     })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_tell(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| code(dsr::tell(&mut Skb::new(skb), parsed)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn border_learn(skb: *mut __sk_buff, parsed: *mut Parsed) -> u32 {
+    // SAFETY: null, or a reference of the caller.
+    unsafe { parsed.as_mut() }.map_or(NULL, |parsed| code(dsr::learn(&mut Skb::new(skb), parsed)))
 }
 
 #[unsafe(no_mangle)]

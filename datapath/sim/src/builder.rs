@@ -94,6 +94,16 @@ impl Builder {
         self.prepend(number, &header)
     }
 
+    /// Puts the option that names the service of a packet in front.
+    #[must_use]
+    pub fn told(self, addr: Addr, port: u16) -> Self {
+        let mut header = vec![self.next, 2, 0x1b, 20];
+        header.extend(addr.0);
+        header.extend(port.to_be_bytes());
+        header.extend([0; 2]);
+        self.prepend(60, &header)
+    }
+
     /// Puts the hop-by-hop header of a packet beyond 64 KiB in front.
     #[must_use]
     pub fn jumbo(self) -> Self {

@@ -9,7 +9,7 @@ use packet::{Family, Packet};
 use crate::{
     Env, Tables, conntrack, icmp_error,
     icmp_error::Problem,
-    nat::{self, Translated, Translations, balance, masquerade},
+    nat::{self, Translated, Translations, balance, dsr, masquerade},
     neighbour,
     neighbour::Handled,
     parse,
@@ -47,6 +47,16 @@ pub trait Context: Packet + Tables + Env + Services + Translations + Sized {
     /// [`balance::inbound`].
     fn inbound(&mut self, parsed: &mut Parsed, flags: u16) -> Result<Translated, DropReason> {
         balance::inbound(self, parsed, flags)
+    }
+
+    /// [`dsr::tell`].
+    fn tell(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        dsr::tell(self, parsed)
+    }
+
+    /// [`dsr::learn`].
+    fn learn(&mut self, parsed: &mut Parsed) -> Result<(), DropReason> {
+        dsr::learn(self, parsed)
     }
 
     /// [`masquerade::masquerade`].

@@ -12,6 +12,9 @@ use crate::{
     verdict::{Dropped, access},
 };
 
+/// Offset of the transport header of an IPv6 packet without extension headers.
+const PLAIN: u32 = Ethernet::LEN + packet::ip::Ipv6::LEN;
+
 /// Conntrack, policy (to come, between conntrack and translation), the addresses that the pod knows, trace, count.
 #[inline(always)]
 pub fn admit<F: Family, C: Context>(
@@ -19,6 +22,9 @@ pub fn admit<F: Family, C: Context>(
     parsed: &mut Parsed,
     pod: &Endpoint,
 ) -> Result<(), DropReason> {
+    if F::IS_V6 && cx.config().services != 0 && parsed.offset != PLAIN {
+        cx.learn(parsed)?;
+    }
     conntrack::track::<F, C>(cx, parsed, Side::In)?;
     if F::IS_V6 && cx.config().services != 0 && nat::is_answer(parsed) {
         cx.restore(parsed)?;

@@ -13,7 +13,8 @@
 //!              behind conntrack: answers of a backend to who is not a pod of this node ([`restore`]);
 //!              behind the FIB: to the address of the node ([`masquerade::masquerade`])
 //! from_netdev  before anything else: to a backend, or back to who was masqueraded ([`balance::inbound`])
-//! ingress      behind conntrack: answers of a backend to a pod ([`restore`])
+//! ingress      before conntrack: what another node says of a service ([`dsr::learn`]);
+//!              behind conntrack: answers of a backend to a pod ([`restore`])
 //! to_netdev    what the stack sends: masquerade, answers of backends on the node itself ([`masquerade::outbound`])
 //! ```
 //!
@@ -45,6 +46,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 use crate::{Context, parse::Parsed, verdict::access};
 
 pub mod balance;
+pub mod dsr;
 pub mod error;
 pub mod hash;
 pub mod masquerade;

@@ -122,6 +122,7 @@ fn arrive_translated<F: Family, C: Context>(
             if cx.config().host_routing == 0 {
                 return Ok(Verdict::Pass);
             }
+            parsed.growth = 0;
             ingress::deliver::<F, C>(cx, parsed, &pod, Direction::Ingress)
         }
         // A process of the node is the backend, or asked for what comes now.
@@ -139,19 +140,32 @@ fn pass_on<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<Ver
     // What has been done here is not to be looked at again on the way out.
     let (ifindex, next_hop) = match find_route(cx, parsed, &parsed.tuple.dst) {
         Route::Via { ifindex, next_hop } if cx.config().host_routing != 0 => (ifindex, next_hop),
-        Route::TooBig { mtu } => return icmp_error::too_big::<F, C>(cx, parsed, Direction::Ingress, mtu),
+        Route::TooBig { mtu } => {
+            let mtu = mtu.saturating_sub(u32::from(parsed.growth));
+            return icmp_error::too_big::<F, C>(cx, parsed, Direction::Ingress, mtu);
+        }
         Route::Failed => return Err(Dropped::ingress(DropReason::FibLookupFailed)),
         Route::Via { .. } | Route::Stack => {
+            tell(cx, parsed)?;
             cx.set_mark(abi::mark::DONE);
             return Ok(Verdict::Stack);
         }
     };
+    tell(cx, parsed)?;
     F::decrement_hop_limit(cx, parsed.hop_limit)
         .map_err(access)
         .map_err(Dropped::ingress)?;
     report::count_forwarded(cx, Direction::Egress);
     cx.set_mark(abi::mark::DONE);
     Ok(Verdict::Neighbour { ifindex, next_hop })
+}
+
+#[inline(always)]
+fn tell<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), Dropped> {
+    if parsed.growth == 0 {
+        return Ok(());
+    }
+    cx.tell(parsed).map_err(Dropped::ingress)
 }
 
 #[inline(never)]

@@ -27,6 +27,8 @@ pub struct Parsed {
     pub fragment_id: [u8; 4],
     /// Bytes of a hop-by-hop header that will not be on the wire.
     pub jumbo: u8,
+    /// Bytes that the packet will be longer by when it leaves ([`crate::nat::dsr`]).
+    pub growth: u8,
     /// Length of the transport header, bytes; 0 where it does not matter.
     pub transport_len: u8,
     /// Hop limit on arrival.
@@ -67,7 +69,10 @@ impl Parsed {
     #[inline(always)]
     pub fn wire_len<P: Packet>(&self, packet: &P) -> u32 {
         match packet.segment_size() {
-            0 => packet.len().saturating_sub(Ethernet::LEN),
+            0 => packet
+                .len()
+                .saturating_sub(Ethernet::LEN)
+                .saturating_add(u32::from(self.growth)),
             segment => self
                 .offset
                 .saturating_sub(Ethernet::LEN)

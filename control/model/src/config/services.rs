@@ -59,11 +59,10 @@ fn algorithm(text: &str) -> Result<bool, Refusal> {
 fn mode(text: &str) -> Result<Mode, Refusal> {
     match text {
         "snat" => Ok(Mode::Snat),
-        // The model knows them; the datapath does not forward so yet.
-        "dsr" | "hybrid" | "annotation" => {
-            values::refuse("snat", "direct server return is not implemented yet")
-        }
-        _ => values::refuse("snat", "not a mode of forwarding"),
+        "dsr" => Ok(Mode::Dsr),
+        "hybrid" => Ok(Mode::Hybrid),
+        "annotation" => Ok(Mode::Annotation),
+        _ => values::refuse("snat, dsr, hybrid, annotation", "not a mode of forwarding"),
     }
 }
 

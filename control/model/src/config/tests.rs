@@ -295,7 +295,6 @@ fn keys_of_services() {
     for (key, value) in [
         ("bpf-lb-algorithm", "round-robin"),
         ("bpf-lb-mode", "ipvs"),
-        ("bpf-lb-mode", "dsr"),
         ("bpf-lb-dsr-dispatch", "geneve"),
         ("bpf-lb-maglev-table-size", "65521"),
         ("node-port-range", "30000-32767"),

@@ -1,5 +1,6 @@
 //! The rows of services and masquerade: the node they begin with, and what is said in all of them.
 
+mod direct;
 mod errors;
 mod inside;
 mod masquerade;
@@ -26,6 +27,8 @@ pub(super) fn all() -> Vec<Row> {
         inside::refused(),
         inside::looped(),
         outside::rows(),
+        direct::front_rows(),
+        direct::back_rows(),
         errors::rows(),
         errors::fragments(),
     ]

@@ -10,7 +10,7 @@ use abi::{
 };
 use packet::{Family, V6, protocol};
 
-use super::{Translated, Workspace, follow, hash, is_error, is_ours, is_same, pair, read_key, rewrite};
+use super::{Translated, Workspace, dsr, follow, hash, is_error, is_ours, is_same, pair, read_key, rewrite};
 use crate::{
     Context, Route,
     parse::Parsed,
@@ -105,12 +105,13 @@ pub fn inbound<C: Context>(cx: &mut C, parsed: &mut Parsed, flags: u16) -> Resul
                 Translated::Yes => {}
                 other => return Ok(other),
             }
-            if stands_in(cx, work, parsed)? {
+            if stands_in(cx, work, parsed, client)? {
                 pair::add_with_port(cx, work, parsed)?;
             } else {
                 pair::add(cx, work, parsed)?;
             }
         }
+        parsed.growth = dsr::growth(cx, &work.entry, parsed);
         rewrite(cx, work, parsed)?;
         parsed.is_translated = true;
         Ok(Translated::Yes)
@@ -130,7 +131,7 @@ fn done(is_known: bool, is_service: bool) -> Translated {
 
 /// Finds the service of `work.key`.
 #[inline(never)]
-fn find_service<C: Context>(cx: &C, work: &mut Workspace) -> bool {
+pub(super) fn find_service<C: Context>(cx: &C, work: &mut Workspace) -> bool {
     let wanted = Wanted {
         addr: work.key.dst,
         port: work.key.dst_port,
@@ -232,10 +233,24 @@ fn draw<C: Context>(cx: &mut C, work: &mut Workspace, client: Client) -> bool {
 }
 
 /// Whether the node stands in for a client from elsewhere, under its own address: answers of backends on this node come
-/// by here anyway, those of others would not.
+/// by here anyway, those of others would not, unless their node is told what to answer with. Processes of another node are
+/// not: only pods' packets are looked at there.
 #[inline(never)]
-fn stands_in<C: Context>(cx: &mut C, work: &mut Workspace, parsed: &Parsed) -> Result<bool, DropReason> {
+fn stands_in<C: Context>(
+    cx: &mut C,
+    work: &mut Workspace,
+    parsed: &Parsed,
+    client: Client,
+) -> Result<bool, DropReason> {
     if cx.endpoint(&work.entry.dst).is_some() {
+        return Ok(false);
+    }
+    if work.service.flags & Service::DSR != 0
+        && matches!(client, Client::Outside)
+        && dsr::has_room(cx)
+        && !cx.is_node(&work.entry.dst)
+    {
+        work.entry.flags |= NatEntry::DSR;
         return Ok(false);
     }
     let ifindex = match find_route(cx, parsed, &work.entry.dst) {

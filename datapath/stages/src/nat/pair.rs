@@ -89,6 +89,9 @@ impl Life {
         }
         if *flags & CLOSING == CLOSING {
             self.close
+        } else if *flags & NatEntry::DSR != 0 && *flags & CLOSING != 0 {
+            // The other side's FIN never comes by here.
+            self.syn
         } else if *flags & NatEntry::ESTABLISHED != 0 {
             self.tcp
         } else {

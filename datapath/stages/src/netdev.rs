@@ -122,7 +122,7 @@ fn arrive_translated<F: Family, C: Context>(
             if cx.config().host_routing == 0 {
                 return Ok(Verdict::Pass);
             }
-            parsed.growth = 0;
+            parsed.growth = parsed.growth.min(0);
             ingress::deliver::<F, C>(cx, parsed, &pod, Direction::Ingress)
         }
         // A process of the node is the backend, or asked for what comes now.
@@ -141,7 +141,7 @@ fn pass_on<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<Ver
     let (ifindex, next_hop) = match find_route(cx, parsed, &parsed.tuple.dst) {
         Route::Via { ifindex, next_hop } if cx.config().host_routing != 0 => (ifindex, next_hop),
         Route::TooBig { mtu } => {
-            let mtu = mtu.saturating_sub(u32::from(parsed.growth));
+            let mtu = mtu.saturating_add_signed(i32::from(parsed.growth.max(0)).wrapping_neg());
             return icmp_error::too_big::<F, C>(cx, parsed, Direction::Ingress, mtu);
         }
         Route::Failed => return Err(Dropped::ingress(DropReason::FibLookupFailed)),
@@ -162,7 +162,7 @@ fn pass_on<F: Family, C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<Ver
 
 #[inline(always)]
 fn tell<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), Dropped> {
-    if parsed.growth == 0 {
+    if parsed.growth <= 0 {
         return Ok(());
     }
     cx.tell(parsed).map_err(Dropped::ingress)

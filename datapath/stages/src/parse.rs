@@ -25,10 +25,9 @@ pub struct Parsed {
     pub flow_info: [u8; 4],
     /// Identification of the datagram that a fragment belongs to, network order.
     pub fragment_id: [u8; 4],
-    /// Bytes of a hop-by-hop header that will not be on the wire.
-    pub jumbo: u8,
-    /// Bytes that the packet will be longer by when it leaves ([`crate::nat::dsr`]).
-    pub growth: u8,
+    /// Bytes that the packet is longer by on the wire than here: less than 0 for a hop-by-hop header that will not be
+    /// there, more for an option that will ([`crate::nat::dsr`]).
+    pub growth: i8,
     /// Length of the transport header, bytes; 0 where it does not matter.
     pub transport_len: u8,
     /// Hop limit on arrival.
@@ -68,18 +67,15 @@ impl Parsed {
     /// Bytes of layer 3 of the longest packet that this one becomes on the wire.
     #[inline(always)]
     pub fn wire_len<P: Packet>(&self, packet: &P) -> u32 {
-        match packet.segment_size() {
-            0 => packet
-                .len()
-                .saturating_sub(Ethernet::LEN)
-                .saturating_add(u32::from(self.growth)),
+        let here = match packet.segment_size() {
+            0 => packet.len().saturating_sub(Ethernet::LEN),
             segment => self
                 .offset
                 .saturating_sub(Ethernet::LEN)
-                .saturating_sub(u32::from(self.jumbo))
                 .saturating_add(u32::from(self.transport_len))
                 .saturating_add(segment),
-        }
+        };
+        here.saturating_add_signed(i32::from(self.growth))
     }
 }
 
@@ -103,7 +99,7 @@ pub fn parse<F: Family, P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<()
         walked.protocol
     };
     parsed.offset = walked.offset;
-    parsed.jumbo = walked.jumbo as u8;
+    parsed.growth = (walked.jumbo as i8).wrapping_neg();
     parsed.fragment = walked.fragment;
     parsed.fragment_id = walked.id;
     parsed.is_control = walked.protocol == F::CONTROL && !is_later;

@@ -43,11 +43,11 @@ const BEHIND: u32 = Ethernet::LEN + Ipv6::LEN;
 
 /// Bytes that a packet to a backend elsewhere will grow by.
 #[inline(always)]
-pub(super) fn growth<C: Context>(cx: &C, entry: &NatEntry, parsed: &Parsed) -> u8 {
+pub(super) fn growth<C: Context>(cx: &C, entry: &NatEntry, parsed: &Parsed) -> i8 {
     if entry.flags & NatEntry::DSR != 0 && speaks(parsed) && has_room(cx) {
-        Told::LEN
+        Told::LEN as i8
     } else {
-        0
+        parsed.growth
     }
 }
 
@@ -90,7 +90,7 @@ pub fn tell<C: Context>(cx: &mut C, parsed: &mut Parsed) -> Result<(), DropReaso
         write(cx, entry)
     })
     .unwrap_or(Ok(()))?;
-    parsed.offset = parsed.offset.wrapping_add(u32::from(parsed.growth));
+    parsed.offset = parsed.offset.wrapping_add(u32::from(Told::LEN));
     parsed.growth = 0;
     Ok(())
 }

@@ -84,7 +84,11 @@ pub(super) fn front_rows() -> Vec<Row> {
         )
         .with(serves(TCP, remote(), DIRECT))
         .with(|sim| sim.route = via)
-        .becomes(asked(remote(), 8080).told(host(), NODE_PORT).frame(OUTSIDE_MAC, NODE_MAC, 59))
+        .becomes(
+            asked(remote(), 8080)
+                .told(host(), NODE_PORT)
+                .frame(OUTSIDE_MAC, NODE_MAC, 59),
+        )
         .counts(&[forwarded(abi::Direction::Egress)])
         .translates(&[to_backend(TCP, 0)]),
         row(
@@ -105,7 +109,9 @@ pub(super) fn front_rows() -> Vec<Row> {
         )
         .with(serves(UDP, remote(), DIRECT))
         .with(knows(&[to_backend(UDP, 0)]))
-        .becomes(gone_on(udp(world(), remote(), (40000, 8080)).told(host(), NODE_PORT))),
+        .becomes(gone_on(
+            udp(world(), remote(), (40000, 8080)).told(host(), NODE_PORT),
+        )),
         {
             let packet = Builder::new(world(), host(), &[7; 1400]).udp(40000, NODE_PORT);
             let frame = arriving(packet.clone());
@@ -185,9 +191,14 @@ pub(super) fn back_rows() -> Vec<Row> {
             "direct return: options of another kind mean nothing",
             syn_to_pod().extension(60, 2),
         ),
-        taken("direct return: too short an option", syn_to_pod().extension(60, 0)),
+        taken(
+            "direct return: too short an option",
+            syn_to_pod().extension(60, 0),
+        ),
         {
-            let packet = Builder::new(remote(), pod(), &[]).tcp(40000, 8080, SYN).told(front(), NODE_PORT);
+            let packet = Builder::new(remote(), pod(), &[])
+                .tcp(40000, 8080, SYN)
+                .told(front(), NODE_PORT);
             row(
                 "direct return: what a pod says is not believed",
                 FromNetdev,

@@ -5,7 +5,10 @@ use abi::Direction;
 use packet::{V4, V6};
 use stages::{Route, Verdict, parse::Parsed};
 
-use crate::{Program, Sim, TcAction, rows::node};
+use crate::{
+    Program, Sim, TcAction,
+    rows::{self, node},
+};
 
 /// The parser of both families on a frame. What it finds lies inside the packet.
 pub fn packet(data: &[u8]) {
@@ -55,6 +58,9 @@ pub fn stages(data: &[u8]) {
     sim.config.enable_ipv4 = families & 1;
     sim.config.enable_ipv6 = families >> 1 & 1;
     sim.config.host_routing = hosting & 1;
+    if families & 4 != 0 {
+        rows::with_services(&mut sim, families & 8 != 0);
+    }
     sim.endpoints
         .values_mut()
         .for_each(|endpoint| endpoint.mtu = u32::from(mtu) * 16);

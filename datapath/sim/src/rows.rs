@@ -38,6 +38,11 @@ pub fn all() -> Vec<Row> {
     .concat()
 }
 
+/// A node with services and masquerade, for fuzzing.
+pub(crate) fn with_services(sim: &mut Sim, is_local: bool) {
+    nat::node_ports(sim, is_local);
+}
+
 /// A case.
 #[derive(Clone, Debug)]
 pub struct Row {

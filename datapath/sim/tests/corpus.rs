@@ -26,7 +26,8 @@ fn write_seeds_from_rows() {
             .iter()
             .position(|program| *program == row.program)
             .unwrap();
-        let mut input = vec![u8::try_from(program).unwrap(), 0, 0, 0, 0, 3, 3, 1];
+        let services = if row.before.config.services == 0 { 0 } else { 4 };
+        let mut input = vec![u8::try_from(program).unwrap(), 0, 0, 0, 0, 3, 3 | services, 1];
         input.extend(frame);
         std::fs::write(corpus("stages").join(&name), input).unwrap();
     }

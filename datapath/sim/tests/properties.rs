@@ -270,3 +270,15 @@ fn an_empty_endpoint_takes_nothing() {
     });
     assert!(result.is_err());
 }
+
+proptest! {
+    /// The same on a node with services.
+    #[test]
+    fn nearly_right_packets_to_services_are_judged(
+        frame in mutated(), program in 0..5u8, route in any::<u8>(), is_local in any::<bool>(),
+    ) {
+        let mut input = vec![program, route, 0, 0, 0, 3, if is_local { 14 } else { 6 }, 1];
+        input.extend(frame);
+        seta_sim::fuzz::stages(&input);
+    }
+}

@@ -179,6 +179,18 @@ fn serves(proto: u8, backend: Addr, flags: u32) -> impl FnOnce(&mut Sim) {
     }
 }
 
+/// Node ports for TCP and UDP, with direct return, behind which is a pod of this node or of another one.
+pub(super) fn node_ports(sim: &mut Sim, is_local: bool) {
+    let backend = if is_local {
+        super::node::pod()
+    } else {
+        super::node::remote()
+    };
+    for proto in [packet::protocol::TCP, packet::protocol::UDP] {
+        serves(proto, backend, NODE_PORT_FLAGS | Service::DSR)(sim);
+    }
+}
+
 const NODE_PORT_FLAGS: u32 = Service::NODE_PORT | Service::EXTERNAL;
 
 fn stack_frame(builder: Builder) -> Vec<u8> {

@@ -348,7 +348,10 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
         );
     }
     if config.ip_masq_agent && !(config.bpf_masquerade && config.ipv6_masquerade) {
-        r.no_effect("enable-ip-masq-agent", "it needs enable-bpf-masquerade and enable-ipv6-masquerade");
+        r.no_effect(
+            "enable-ip-masq-agent",
+            "it needs enable-bpf-masquerade and enable-ipv6-masquerade",
+        );
     }
     // Without the prefix, packets between pods would be masqueraded, too.
     if config.bpf_masquerade && config.ipv6_masquerade && config.ipv6_native_routing_cidr.is_none() {

@@ -246,7 +246,10 @@ fn sizes_of_tables() {
     let translation = size_of::<abi::NatKey>() + size_of::<abi::NatEntry>();
     let bytes = (tcp + any) as usize * connection + nat as usize * translation;
     let allowed = 256.0 * GIB as f64 * 0.0025;
-    assert!((0.99..=1.0).contains(&(bytes as f64 / allowed)), "{bytes} of {allowed}");
+    assert!(
+        (0.99..=1.0).contains(&(bytes as f64 / allowed)),
+        "{bytes} of {allowed}"
+    );
     assert_eq!(sizes(&[], u64::MAX), (1 << 24, 1 << 24, 1 << 24));
     assert_eq!(
         sizes(&[("bpf-map-dynamic-size-ratio", "0")], 64 * GIB),

@@ -10,10 +10,10 @@ use seta_e2e::{Lab, client, server};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Asks for a page again and again for some seconds, with a new connection and a new name lookup each time.
+/// Asks for a page again and again until it is told to end, with a new connection and a new name lookup each time.
 const REQUESTS: &str = r#"kubectl exec client -- sh -c '
-asked=0; failed=0; end=$(($(date +%s) + 15))
-while [ $(date +%s) -lt $end ]; do
+asked=0; failed=0; end=$(($(date +%s) + 100))
+until [ -e /tmp/enough ] || [ $(date +%s) -ge $end ]; do
   asked=$((asked + 1))
   code=$(curl -6 -s -m 5 -o /dev/null -w "%{http_code}" http://web.default.svc)
   [ "$code" = 200 ] || { failed=$((failed + 1)); echo "request $asked: $code"; }
@@ -156,13 +156,103 @@ spec:
         lab.kill_agent(node)?;
     }
     lab.ok("kubectl rollout restart deployment/web && kubectl rollout status deployment/web --timeout=60s")?;
-    lab.ok("kubectl -n kube-system rollout restart deploy/coredns")?;
+    for what in ["deploy/coredns", "ds/cilium"] {
+        lab.ok(&format!(
+            "kubectl -n kube-system rollout restart {what} && kubectl -n kube-system rollout status {what} --timeout=60s"
+        ))?;
+    }
+    lab.ok("seta upgrade --set bpf.monitorAggregation=low && seta status --wait")?;
+    lab.ok("kubectl exec client -- touch /tmp/enough")?;
     let ended = requests.wait_with_output().context("the requests")?;
     let text = String::from_utf8_lossy(&ended.stdout);
+    let asked: u32 = text
+        .rsplit_once("asked ")
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
+        .with_context(|| format!("the requests never ended:\n{text}"))?;
+    ensure!(text.contains(" failed 0"), "requests failed:\n{text}");
+    // The slowest of them, a lookup and a page, takes a tenth of a second on a busy machine.
+    ensure!(asked >= 50, "only {asked} requests were made");
+    Ok(())
+}
+
+/// Two servers, one per node, that answer with their node's name.
+const NAMED: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: on-NODE, labels: {app: named}}
+spec:
+  terminationGracePeriodSeconds: 0
+  nodeSelector: {kubernetes.io/hostname: NODE}
+  containers:
+  - name: nginx
+    image: nginx
+    ports: [{containerPort: 80}]
+    lifecycle: {postStart: {exec: {command: [sh, -c, 'echo NODE > /usr/share/nginx/html/index.html']}}}
+---
+";
+
+#[test]
+fn clients_stay_with_their_backend_or_their_node_where_the_service_says_so() -> Result<()> {
+    let Some(lab) = common::lab("t-affinity")? else {
+        return Ok(());
+    };
+    lab.up_with_seta()?;
+    lab.pods(&[
+        client("client", "kind-control-plane"),
+        NAMED.replace("NODE", "kind-control-plane"),
+        NAMED.replace("NODE", "kind-worker"),
+    ])?;
+    lab.apply(
+        "apiVersion: v1
+kind: Service
+metadata: {name: any}
+spec: {selector: {app: named}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: sticky}
+spec:
+  selector: {app: named}
+  ports: [{port: 80}]
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 2}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near}
+spec: {selector: {app: named}, ports: [{port: 80}], internalTrafficPolicy: Local}
+---
+",
+    )?;
+    // What thirty requests are answered by: each name once.
+    let answers = |service: &str| -> Result<Vec<String>> {
+        let address = lab.ok(&format!(
+            "kubectl get service {service} -o jsonpath='{{.spec.clusterIP}}'"
+        ))?;
+        let script = format!(
+            "kubectl exec client -- sh -c 'for i in $(seq 30); do curl -6 -s -m 2 http://[{address}] || echo failed; done' | sort -u"
+        );
+        Ok(lab.ok(&script)?.lines().map(str::to_owned).collect())
+    };
+    let both = lab.localised("kind-control-plane kind-worker");
+    let both: Vec<&str> = both.split(' ').collect();
+    let end = std::time::Instant::now() + DEADLINE;
+    while answers("any")? != both {
+        ensure!(std::time::Instant::now() < end, "both servers never answered");
+    }
+    ensure!(answers("near")? == both[..1], "traffic stays on the node");
+    let kept = answers("sticky")?;
     ensure!(
-        text.contains(" failed 0") && !text.contains("asked 0"),
-        "requests failed:\n{text}"
+        kept.len() == 1 && both.contains(&kept[0].as_str()),
+        "a client stays with its backend: {kept:?}"
     );
+    // After its time the client is anybody again: within some rounds it is sent to the other one.
+    let address = lab.ok("kubectl get service sticky -o jsonpath='{.spec.clusterIP}'")?;
+    let script = format!("sleep 2.2; kubectl exec client -- curl -6 -s -m 2 http://[{address}]");
+    lab.until(Duration::from_secs(60), &script, |output| {
+        let answer = output.text.trim();
+        both.contains(&answer) && answer != kept[0]
+    })
+    .context("affinity ends")?;
     Ok(())
 }
 

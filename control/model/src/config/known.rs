@@ -119,7 +119,7 @@ const BIG_TCP: &str = "packets stay within the default limits of the devices";
 
 /// Keys that are accepted with any value: they belong to the operator, to features that come later, or have been
 /// removed from Cilium and are still found in configurations (cilium.md §4.1).
-const OTHERS: [&str; 40] = [
+const OTHERS: [&str; 42] = [
     "agent-not-ready-taint-key",
     "bpf-lb-sock",
     "bpf-neigh-global-max",
@@ -132,11 +132,13 @@ const OTHERS: [&str; 40] = [
     "cluster-pool-ipv6-mask-size",
     "custom-cni-conf",
     "debug-verbose",
+    "default-lb-service-ipam",
     "enable-bpf-clock-probe",
     "enable-endpoint-health-checking",
     "enable-health-check-nodeport",
     "enable-health-checking",
     "enable-k8s-endpoint-slice",
+    "enable-lb-ipam",
     "enable-remote-node-identity",
     "enable-sctp",
     "enable-well-known-identities",

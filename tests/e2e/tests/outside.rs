@@ -371,3 +371,50 @@ fn excepted_destinations_see_the_pods_own_address() -> Result<()> {
     )?;
     seen(NODES[0]).map(drop)
 }
+
+/// Echoes whatever it gets, on the outside host, for every connection by itself.
+const ECHO: &str = r#"seta lab exec outside -- timeout 90 perl -MIO::Socket::IP -e '
+$SIG{CHLD} = "IGNORE";
+$s = IO::Socket::IP->new(LocalHost => "::", LocalPort => 9000, Listen => 4096, ReuseAddr => 1) or die;
+while ($c = $s->accept) { if (!fork) { while (sysread $c, $b, 100) { syswrite $c, $b } exit } close $c }'"#;
+
+/// One connection from before, three tables full of datagrams, and connections afterwards.
+const CROWD: &str = r#"kubectl exec client -- perl -MIO::Socket::IP -e '
+sub echoed { my $s = shift; syswrite $s, "x"; alarm 5; my $got = sysread $s, my $b, 9; alarm 0; $got }
+my $early = IO::Socket::IP->new(PeerHost => "2001:db8:1::2", PeerPort => 9000) or exit 1;
+for my $i (1 .. 6000) {
+  my $s = IO::Socket::IP->new(PeerHost => "2001:db8:1::2", PeerPort => 10000 + $i % 500, Proto => "udp") or die;
+  $s->send("x");
+  echoed($early) or die "the early connection ended" if $i % 200 == 0;
+}
+my $new = grep { my $s = IO::Socket::IP->new(PeerHost => "2001:db8:1::2", PeerPort => 9000, Timeout => 5); $s && echoed($s) } 1 .. 50;
+print "early alive, $new of 50 new\n"'"#;
+
+#[test]
+fn a_full_table_of_translations_forgets_who_was_silent_longest() -> Result<()> {
+    let Some(lab) = common::lab("t-natfull")? else {
+        return Ok(());
+    };
+    lab.up_with_seta()?;
+    lab.ok("seta upgrade --set bpf.natMax=2048 && seta status --wait")?;
+    lab.pods(&[client("client", "kind-control-plane")])?;
+    let mut echo = lab.spawn(ECHO)?;
+    let crowd = lab.until(DEADLINE, CROWD, |output| output.code == 0);
+    let _ = echo.kill();
+    ensure!(crowd?.text == "early alive, 50 of 50 new\n");
+    let metrics = lab.ok("seta metrics list --node kind-control-plane -p map_pressure -o json")?;
+    let metrics: serde_json::Value = serde_json::from_str(&metrics)?;
+    let gauges = metrics[lab.localised("kind-control-plane")].as_array();
+    let gauge = gauges
+        .into_iter()
+        .flatten()
+        .find(|metric| metric["labels"]["map_name"] == "seta_nat");
+    let value = gauge
+        .and_then(|metric| metric["value"].as_f64())
+        .with_context(|| format!("no gauge of the table: {metrics}"))?;
+    ensure!(
+        (0.7..=1.0).contains(&value),
+        "pressure of the full table: {value}"
+    );
+    Ok(())
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use ipnet::IpNet;
 use loader::Datapath;
-use model::ipmasq::{File, to_key};
+use model::ipmasq::{File, Step, steps, to_key};
 
 /// Longest file that is read; a ConfigMap as a whole has at most 1 MiB.
 const MAX_FILE: u64 = 1 << 20;
@@ -23,12 +23,13 @@ pub(crate) fn reconcile(datapath: &Datapath, file: Option<&Path>) -> anyhow::Res
     };
     let table = &datapath.nat().plain;
     let have = table.dump()?;
-    // New ones first: a connection that is excepted before and after must not be translated in between.
-    for (bits, key) in want.difference(&have) {
-        table.insert(*bits, key)?;
-    }
-    for (bits, key) in have.difference(&want) {
-        table.remove(*bits, key)?;
+    for step in steps(&have, &want, table.max_entries()) {
+        match step {
+            Step::Insert((bits, key)) => table.insert(bits, &key)?,
+            Step::Remove((bits, key)) => {
+                table.remove(bits, &key)?;
+            }
+        }
     }
     if want != have {
         tracing::info!(prefixes = want.len(), "destinations without masquerade changed");

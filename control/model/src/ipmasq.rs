@@ -83,7 +83,7 @@ impl File {
 
 /// A prefix as the map has it: bits that count, and the address; IPv4 as IPv4-mapped.
 #[must_use]
-pub fn to_key(net: IpNet) -> (u32, PlainKey) {
+pub fn to_key(net: IpNet) -> Entry {
     let bits = match net {
         IpNet::V4(net) => 96 + u32::from(net.prefix_len()),
         IpNet::V6(net) => u32::from(net.prefix_len()),
@@ -99,6 +99,31 @@ pub fn from_key(bits: u32, key: PlainKey) -> Option<IpNet> {
         // ::ffff:0:0/90 is an IPv6 prefix that happens to hold all of IPv4.
         IpAddr::V4(addr) if bits >= 96 => IpNet::new(addr.into(), bits - 96).ok(),
         _ => Ipv6Net::new(key.into(), bits).ok().map(IpNet::V6),
+    }
+}
+
+/// A prefix as the map has it.
+pub type Entry = (u32, PlainKey);
+
+/// A step from one list to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Adds a prefix.
+    Insert(Entry),
+    /// Takes one away.
+    Remove(Entry),
+}
+
+/// The steps from what the map has to what is wanted, never with more than `max` entries at a time. Where both lists have
+/// room, new prefixes come first: a destination that is excepted before and after, by another prefix, is so in between.
+#[must_use]
+pub fn steps(have: &BTreeSet<Entry>, want: &BTreeSet<Entry>, max: u32) -> Vec<Step> {
+    let inserts = want.difference(have).copied().map(Step::Insert);
+    let removes = have.difference(want).copied().map(Step::Remove);
+    if have.union(want).count() <= usize::try_from(max).unwrap_or(usize::MAX) {
+        inserts.chain(removes).collect()
+    } else {
+        removes.chain(inserts).collect()
     }
 }
 
@@ -152,6 +177,32 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn one_list_follows_another_within_the_room_there_is(
+            have in proptest::collection::btree_set(0u8..16, 0..=8),
+            want in proptest::collection::btree_set(0u8..16, 0..=8),
+        ) {
+            const MAX: u32 = 8;
+            let entries = |list: &BTreeSet<u8>| list.iter().map(|n| (128, [*n; 16])).collect::<BTreeSet<Entry>>();
+            let (mut now, want) = (entries(&have), entries(&want));
+            let has_room = now.union(&want).count() <= MAX as usize;
+            let kept: BTreeSet<Entry> = now.intersection(&want).copied().collect();
+            let mut removed = false;
+            for step in steps(&now.clone(), &want, MAX) {
+                match step {
+                    Step::Insert(entry) => {
+                        prop_assert!(now.insert(entry) && !(has_room && removed));
+                    }
+                    Step::Remove(entry) => {
+                        removed = true;
+                        prop_assert!(now.remove(&entry));
+                    }
+                }
+                prop_assert!(now.len() <= MAX as usize && now.is_superset(&kept));
+            }
+            prop_assert_eq!(now, want);
+        }
+
         #[test]
         fn keys_come_back(addr: u128, v4: u32, bits in 0u8..=128, bits4 in 0u8..=32) {
             let v6 = IpNet::new(IpAddr::V6(addr.into()), bits).unwrap().trunc();

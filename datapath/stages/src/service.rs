@@ -4,6 +4,8 @@ use abi::{
     Addr, Affinity, AffinityKey, Backend, BackendKey, BackendSet, MemberKey, Service, ServiceKey,
     service::member,
 };
+use packet::ip::Scope;
+
 /// The tables of services. Values are copied out.
 pub trait Services {
     /// A frontend.
@@ -82,7 +84,9 @@ pub fn find<T: Services>(tables: &T, wanted: &Wanted) -> Option<Service> {
         pad: [0; 4],
     };
     if let Some(service) = tables.service(&key) {
-        return Some(service);
+        // Nobody's address: node ports are kept under it, and none of them is meant. A socket that is connected to it
+        // reaches its own namespace.
+        return (!wanted.addr.is_unspecified()).then_some(service);
     }
     // Nearly all connections end here: few ports are node ports, and only for them is it asked whose the address is.
     key.addr = Addr::UNSPECIFIED;

@@ -211,15 +211,16 @@ fn too_big_finds_its_way_back_through_every_translation() -> Result<()> {
     lab.apply(SERVICES)?;
     // Both ends believe in 1500 bytes; the link beyond the router takes 1400.
     lab.ok("seta lab exec router -- ip -6 route replace 2001:db8:1::/64 dev eth1 mtu 1400")?;
-    let learned = |pod: &str| {
-        let script = format!("kubectl exec {pod} -- ip -6 route get {OUTSIDE}");
+    let learned = |pod: &str, peer: &str| {
+        let script = format!("kubectl exec {pod} -- ip -6 route get {peer}");
         lab.ok(&script).map(|text| text.contains("mtu 1400"))
     };
 
     // A service's answers: straight to the client from the backend's node, and back through the node that was asked.
     let url = load_balancer(&lab, "anywhere")?;
-    for node in NODES {
+    for (node, seen) in [(NODES[0], NODES[0]), (NODES[1], OUTSIDE)] {
         route_by(&lab, node)?;
+        ensure!(!learned("who", seen)?, "the path to {seen} is new");
         lab.until(
             DEADLINE,
             &format!(
@@ -228,8 +229,11 @@ fn too_big_finds_its_way_back_through_every_translation() -> Result<()> {
             |output| output.text == "3000000",
         )
         .with_context(|| format!("a large page by {node}"))?;
+        ensure!(
+            learned("who", seen)?,
+            "the backend learned the MTU of the path to {seen}"
+        );
     }
-    ensure!(learned("who")?, "the backend learned the path's MTU");
 
     // Masquerade: what a pod sends.
     let sink = lab.spawn(
@@ -248,7 +252,10 @@ fn too_big_finds_its_way_back_through_every_translation() -> Result<()> {
         sent.text
     );
     sink.wait_with_output()?;
-    ensure!(learned("client")?, "the masqueraded pod learned the path's MTU");
+    ensure!(
+        learned("client", OUTSIDE)?,
+        "the masqueraded pod learned the path's MTU"
+    );
     Ok(())
 }
 

@@ -187,6 +187,14 @@ pub(super) fn back_rows() -> Vec<Row> {
             ServiceBackendNotFound,
         )
         .with(serves(TCP, pod(), DIRECT)),
+        // Node ports are kept under this address: it must not find them.
+        drops(
+            "direct return: an option that names the unspecified address",
+            FromNetdev,
+            arriving(asked(Addr::UNSPECIFIED, NODE_PORT)),
+            ServiceBackendNotFound,
+        )
+        .with(serves(TCP, pod(), DIRECT)),
         taken(
             "direct return: options of another kind mean nothing",
             syn_to_pod().extension(60, 2),

@@ -112,10 +112,7 @@ impl Services {
 
     /// Addresses that are only services'.
     pub(crate) fn addresses(&self) -> BTreeSet<Addr> {
-        self.addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared_addresses().clone()
     }
 
     /// Whether everything was listed and written once.
@@ -248,7 +245,7 @@ impl Services {
         let held = self.tables.read().context("reading the tables of services")?;
         let (installed, garbage) = Installed::read(held);
         state.installed = installed;
-        self.publish(state);
+        self.shared_addresses().clone_from(state.installed.addresses());
         self.follow(state, &garbage).map_err(|(_, error)| error)
     }
 
@@ -272,9 +269,6 @@ impl Services {
                 state.installed.abandon(steps.get(done..).unwrap_or_default());
                 state.pending.extend(group.iter().map(|(key, _)| *key));
                 outcome = outcome.and(Err(error));
-            }
-            if tables.is_some() {
-                self.publish(state);
             }
             drop(tables);
             if number % GROUPS == GROUPS - 1 {
@@ -307,17 +301,25 @@ impl Services {
             }
             state.installed.apply(step);
             state.steps += 1;
-            if let Step::RemoveMember(key) = step {
-                state.stale.insert((key.addr, key.port));
-                self.left.touch();
+            match step {
+                Step::RemoveMember(key) => {
+                    state.stale.insert((key.addr, key.port));
+                    self.left.touch();
+                }
+                Step::AddAddress(addr) => {
+                    self.shared_addresses().insert(*addr);
+                }
+                Step::RemoveAddress(addr) => {
+                    self.shared_addresses().remove(addr);
+                }
+                _ => {}
             }
         }
         Ok(())
     }
 
-    fn publish(&self, state: &State) {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.clone_from(state.installed.addresses());
+    fn shared_addresses(&self) -> std::sync::MutexGuard<'_, BTreeSet<Addr>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What services have to know of the node and the cluster.

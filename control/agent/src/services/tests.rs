@@ -128,6 +128,7 @@ async fn a_restart_flaps_nothing_and_removes_what_has_gone() {
         (2, 1, 2)
     );
     assert!(*first.complete().borrow());
+    assert_eq!(first.addresses(), held.addresses, "told step by step");
 
     let second = services(directory.path(), &tables);
     second.load().await.unwrap();
@@ -138,6 +139,7 @@ async fn a_restart_flaps_nothing_and_removes_what_has_gone() {
     second.take(LISTED.to_vec()).await.unwrap();
     let left = tables.read().unwrap();
     assert_eq!((left.services.len(), left.addresses.len()), (1, 1));
+    assert_eq!(second.addresses(), left.addresses, "told step by step");
     assert!(
         left.services
             .iter()

@@ -17,14 +17,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
-use api::{Client, path};
+use api::{Client, ClientError, path};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
+use crate::failure::Failure;
 use crate::progress;
+use crate::spool::Spool;
+pub(crate) use jsonpath::JsonPath;
 pub(crate) use look::Look;
-pub(crate) use output::{Output, rendered};
+pub(crate) use output::Output;
 pub(crate) use question::{Answer, Question};
 
 /// Look into the agent of this node.
@@ -108,10 +110,17 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
             };
             ask(client, &question, &format).await?;
         }
-        Verb::Version { format } => output::print(format.output.as_ref(), &version(client).await)?,
+        Verb::Version { format } => {
+            let answer = version(client).await;
+            match &format.output {
+                Some(output) => progress::output(&output::rendered(output, &answer.data)?)?,
+                None => progress::output(&answer.text)?,
+            }
+        }
         Verb::Get { path } => {
-            let value: Value = client.get(&path).await?;
-            progress::output(&format!("{value}\n"))?;
+            let copied = client.copy(&path, &mut std::io::stdout()).await;
+            copied.map_err(refused)?;
+            println!();
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -119,15 +128,27 @@ async fn dispatch(client: &Client, verb: Verb) -> anyhow::Result<ExitCode> {
 
 /// Asks, and prints the answer.
 async fn ask(client: &Client, question: &Question, format: &Format) -> anyhow::Result<()> {
-    let answer = question.answer(client.get(&question.path).await?)?;
-    output::print(format.output.as_ref(), &answer)
+    let mut answer = Spool::default();
+    client.copy(&question.path, &mut answer).await.map_err(refused)?;
+    progress::written(|out| match &format.output {
+        Some(output) => output::write(output, &question.data(answer)?, out),
+        None => question.print(answer, out),
+    })
+}
+
+/// Whatever the agent does not have is told by the exit code, too.
+fn refused(error: ClientError) -> anyhow::Error {
+    match error {
+        ClientError::Refused { status: 404, error } => Failure::NotFound(error.error).into(),
+        error => error.into(),
+    }
 }
 
 /// One key of the configuration.
 fn option(value: &Value, key: &str) -> anyhow::Result<Answer> {
     let found = value["spec"]["options"]
         .get(key)
-        .with_context(|| format!("key {key:?} is not set"))?;
+        .ok_or_else(|| Failure::NotFound(format!("key {key:?} is not set")))?;
     Ok(Answer {
         data: json!({ key: found }),
         text: format!("{}\n", found.as_str().unwrap_or_default()),

@@ -16,6 +16,7 @@ mod nodes;
 mod progress;
 mod release;
 mod settings;
+mod spool;
 mod status;
 mod uninstall;
 mod upgrade;

@@ -1,16 +1,23 @@
 //! The verbs that look at a node's agent, asked of all nodes of a cluster: `seta service list`, `seta bpf ct list` …
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::Args;
 use futures::StreamExt as _;
-use serde_json::{Map, Value};
+use serde::Serializer as _;
+use serde::ser::SerializeMap as _;
+use serde_json::Map;
+use tokio::sync::mpsc;
 
 use crate::cli::Global;
-use crate::cluster::{self, Cluster, agents};
-use crate::dbg::{Answer, Format, Look, Question, rendered};
+use crate::cluster;
+use crate::cluster::agents::{self, Refusal};
+use crate::dbg::{Format, JsonPath, Look, Output, Question};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::progress;
+use crate::spool::Spool;
 
 /// Which nodes of which cluster, and how their answers are printed.
 #[derive(Args, Clone, Debug)]
@@ -26,32 +33,200 @@ pub(crate) struct OnNodes {
 }
 
 /// What the agent of a node answered, or why it did not.
-type Told = (String, Result<Answer, String>);
+struct Told {
+    node: String,
+    answer: Result<Spool, Refusal>,
+}
 
 /// Asks, and prints every answer under the name of its node; as JSON: one object with a member per node. Answers that
 /// there are get printed also when others are missing; then the exit code is 1.
 pub(crate) async fn run(before: &Global, look: Look<OnNodes>) -> anyhow::Result<ExitCode> {
     let (question, flags) = look.question();
     let cluster = cluster::connect(&flags.global.or(before)).await?;
-    let agents = chosen(agents::list(&cluster).await?, &flags.nodes)?;
-    let told = ask(&cluster, &agents, &question).await;
-    progress::output(&match &flags.format.output {
-        Some(output) => rendered(output, &by_node(&told))?,
-        None => sections(&told),
-    })?;
-    let failed: Vec<String> = told
-        .iter()
-        .filter_map(|(node, answer)| Some(format!("{node}: {}", answer.as_ref().err()?)))
-        .collect();
-    if failed.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+    let agents = agents::list(&cluster).await?;
+    if flags.nodes.is_empty() && !agents.is_empty() {
+        let missing = agents::missing(&cluster, &agents).await;
+        if !missing.is_empty() {
+            progress::step("⚠️ ", format!("no agent runs on {}", missing.join(", ")));
+        }
     }
-    anyhow::bail!(
-        "{} of {} nodes did not answer:\n  {}",
-        failed.len(),
-        told.len(),
-        failed.join("\n  ")
-    )
+    let agents = chosen(agents, &flags.nodes)?;
+    let (output, is_one, path) = (flags.format.output, agents.len() == 1, question.path.clone());
+    // Whoever reads what is printed may be slow; no agent is kept waiting for that.
+    let (sender, mut told) = mpsc::channel(1);
+    let printer = tokio::task::spawn_blocking(move || {
+        let told = std::iter::from_fn(move || told.blocking_recv());
+        let mut outcome = Outcome::default();
+        let printed = progress::written(|out| match &output {
+            None => outcome.sections(told, &question, is_one, out),
+            Some(Output::Json) => outcome.object(told, &question, out),
+            Some(Output::Path(path)) => outcome.found(told, &question, path, out),
+        });
+        outcome.result(printed)
+    });
+    let mut answers = futures::stream::iter(&agents)
+        .map(async |agent| Told {
+            node: agent.node.clone(),
+            answer: agents::get(&cluster, agent, &path).await,
+        })
+        .buffered(agents::AT_ONCE);
+    while let Some(told) = answers.next().await {
+        if sender.send(told).await.is_err() {
+            // Nobody reads any more.
+            break;
+        }
+    }
+    drop(sender);
+    printer.await??;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How the nodes answered.
+#[derive(Debug, Default)]
+struct Outcome {
+    answered: usize,
+    /// Nodes that do not have what was asked for, and what they say about it.
+    not_found: Vec<(String, String)>,
+    /// Nodes without an answer, and why.
+    failed: Vec<(String, String)>,
+}
+
+impl Outcome {
+    /// Writes each answer under the name of its node; one node needs no heading.
+    fn sections(
+        &mut self,
+        all: impl Iterator<Item = Told>,
+        question: &Question,
+        is_one: bool,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<()> {
+        for told in all {
+            let gap = if self.answered == 0 { "" } else { "\n" };
+            let mut section = Section {
+                heading: (!is_one).then(|| format!("{gap}==== {}\n", told.node)),
+                out: &mut *out,
+            };
+            if self
+                .shaped(told, |answer| question.print(answer, &mut section))?
+                .is_some()
+            {
+                section.begin()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one object with a member per node.
+    fn object(
+        &mut self,
+        all: impl Iterator<Item = Told>,
+        question: &Question,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<()> {
+        let mut json = serde_json::Serializer::pretty(&mut *out);
+        let mut object = json.serialize_map(None)?;
+        for told in all {
+            if let Some((node, data)) = self.shaped(told, |answer| question.data(answer))? {
+                object.serialize_entry(&node, &data)?;
+            }
+        }
+        object.end()?;
+        Ok(writeln!(out)?)
+    }
+
+    /// Writes what a path finds in that object.
+    fn found(
+        &mut self,
+        all: impl Iterator<Item = Told>,
+        question: &Question,
+        path: &JsonPath,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<()> {
+        let mut object = Map::new();
+        for told in all {
+            let value = |answer| Ok(serde_json::to_value(question.data(answer)?)?);
+            object.extend(self.shaped(told, value)?);
+        }
+        Ok(writeln!(out, "{}", path.apply(&object.into())?)?)
+    }
+
+    /// What is made of an answer, with its node; without one, why is remembered.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    fn shaped<T>(
+        &mut self,
+        Told { node, answer }: Told,
+        shape: impl FnOnce(Spool) -> anyhow::Result<T>,
+    ) -> anyhow::Result<Option<(String, T)>> {
+        let refusal = match answer.map(shape) {
+            Ok(Ok(shaped)) => {
+                self.answered += 1;
+                return Ok(Some((node, shaped)));
+            }
+            Ok(Err(error)) if progress::is_closed(&error) => return Err(error),
+            Ok(Err(error)) => match error.downcast_ref() {
+                Some(Failure::NotFound(text)) => Refusal::NotFound(text.clone()),
+                _ => Refusal::Failed(format!("{error:#}")),
+            },
+            Err(refusal) => refusal,
+        };
+        match refusal {
+            Refusal::NotFound(text) => self.not_found.push((node, text)),
+            Refusal::Failed(text) => self.failed.push((node, text)),
+        }
+        Ok(None)
+    }
+
+    /// What the command ends with: nodes without an answer are named, whatever else went wrong.
+    fn result(self, printed: anyhow::Result<()>) -> anyhow::Result<()> {
+        let all = self.answered + self.not_found.len() + self.failed.len();
+        if !self.failed.is_empty() {
+            let failed = self.failed.iter().map(|(node, why)| format!("\n  {node}: {why}"));
+            let failed = format!(
+                "{} of {all} nodes did not answer:{}",
+                self.failed.len(),
+                failed.collect::<String>()
+            );
+            return Err(match printed {
+                Ok(()) => anyhow!(failed),
+                Err(error) => anyhow!("{error:#}\n{failed}"),
+            });
+        }
+        match self.not_found.as_slice() {
+            [(_, text)] if self.answered == 0 => Err(Failure::NotFound(text.clone()).into()),
+            [(_, text), ..] if self.answered == 0 => {
+                Err(Failure::NotFound(format!("{text}, on none of {all} nodes")).into())
+            }
+            _ => printed,
+        }
+    }
+}
+
+/// A part of the output whose heading is written when there is something to write below it.
+struct Section<'a> {
+    heading: Option<String>,
+    out: &'a mut dyn Write,
+}
+
+impl Section<'_> {
+    fn begin(&mut self) -> io::Result<()> {
+        match self.heading.take() {
+            Some(heading) => self.out.write_all(heading.as_bytes()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Write for Section<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.begin()?;
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// The agents of these nodes; of all when none is named.
@@ -73,51 +248,33 @@ fn chosen(agents: Vec<agents::Agent>, nodes: &[String]) -> anyhow::Result<Vec<ag
         .collect())
 }
 
-async fn ask(cluster: &Cluster, agents: &[agents::Agent], question: &Question) -> Vec<Told> {
-    futures::stream::iter(agents)
-        .map(|agent| async move {
-            let answer = agents::get(cluster, agent, &question.path).await;
-            let answer = answer.and_then(|data| question.answer(data).map_err(|error| format!("{error:#}")));
-            (agent.node.clone(), answer)
-        })
-        .buffered(agents::AT_ONCE)
-        .collect()
-        .await
-}
-
-fn by_node(told: &[Told]) -> Value {
-    let answers = told
-        .iter()
-        .filter_map(|(node, answer)| Some((node.clone(), answer.as_ref().ok()?.data.clone())));
-    Value::Object(answers.collect::<Map<_, _>>())
-}
-
-/// One node needs no heading.
-fn sections(told: &[Told]) -> String {
-    let answers: Vec<(&str, &str)> = told
-        .iter()
-        .filter_map(|(node, answer)| Some((node.as_str(), answer.as_ref().ok()?.text.as_str())))
-        .collect();
-    match (told.len(), answers.as_slice()) {
-        (1, [(_, text)]) => (*text).to_owned(),
-        _ => {
-            let sections = answers.iter().map(|(node, text)| format!("==== {node}\n{text}"));
-            sections.collect::<Vec<_>>().join("\n")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    fn told(node: &str, answer: Result<&str, &str>) -> Told {
-        let answer = answer.map(|text| Answer {
-            data: json!([text]),
-            text: format!("{text}\n"),
-        });
-        (node.to_owned(), answer.map_err(str::to_owned))
+    use super::*;
+    use crate::dbg::Answer;
+
+    fn all() -> Vec<Told> {
+        let failed = |text: &str| Err(Refusal::Failed(text.to_owned()));
+        let none = Err(Refusal::NotFound("none".to_owned()));
+        [
+            ("a", Ok("[1]")),
+            ("b", failed("away")),
+            ("c", Ok("[2, 3]")),
+            ("d", none),
+            ("e", Ok("[]")),
+        ]
+        .into_iter()
+        .map(|(node, answer)| Told {
+            node: node.to_owned(),
+            answer: answer.map(Spool::from),
+        })
+        .collect()
+    }
+
+    fn lines() -> Question {
+        Question::lines("/", |entry: &u8| entry.to_string())
     }
 
     fn agent(node: &str) -> agents::Agent {
@@ -130,10 +287,80 @@ mod tests {
 
     #[test]
     fn answers_stand_under_their_nodes_and_failures_do_not_hide_them() {
-        let all = [told("a", Ok("1")), told("b", Err("away")), told("c", Ok("2"))];
-        assert_eq!(sections(&all), "==== a\n1\n\n==== c\n2\n");
-        assert_eq!(by_node(&all), json!({"a": ["1"], "c": ["2"]}));
-        assert_eq!(sections(&all[..1]), "1\n");
+        let (mut outcome, mut text) = (Outcome::default(), Vec::new());
+        outcome
+            .sections(all().into_iter(), &lines(), false, &mut text)
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "==== a\n1\n\n==== c\n2\n3\n\n==== e\n"
+        );
+        let error = outcome.result(Ok(())).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "1 of 5 nodes did not answer:\n  b: away",
+            "whoever does not have it has answered"
+        );
+        let mut text = Vec::new();
+        let one = all().into_iter().take(1);
+        Outcome::default()
+            .sections(one, &lines(), true, &mut text)
+            .unwrap();
+        assert_eq!(text, b"1\n");
+    }
+
+    #[test]
+    fn programs_get_one_object() {
+        let mut text = Vec::new();
+        Outcome::default()
+            .object(all().into_iter(), &lines(), &mut text)
+            .unwrap();
+        let object: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(object, json!({"a": [1], "c": [2, 3], "e": []}));
+        let mut text = Vec::new();
+        let path = "{.c[1]}".parse().unwrap();
+        Outcome::default()
+            .found(all().into_iter(), &lines(), &path, &mut text)
+            .unwrap();
+        assert_eq!(text, b"3\n");
+    }
+
+    #[test]
+    fn nodes_that_failed_are_named_also_when_the_path_finds_nothing() {
+        let (mut outcome, path) = (Outcome::default(), "{.a[5]}".parse().unwrap());
+        let printed = outcome.found(all().into_iter(), &lines(), &path, &mut Vec::new());
+        let path_error = printed.as_ref().unwrap_err().to_string();
+        let error = outcome.result(printed).unwrap_err().to_string();
+        assert!(
+            error.contains(&path_error) && error.contains("b: away"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn one_node_that_has_it_is_enough_and_none_is_an_error_of_its_own() {
+        let look = |have: u8| {
+            let question = Question::shaped("/", move |data: Value| match data[0] == have {
+                true => Ok(Answer {
+                    text: "here\n".to_owned(),
+                    data,
+                }),
+                false => Err(Failure::NotFound("there is none".to_owned()).into()),
+            });
+            let mut outcome = Outcome::default();
+            let all = all().into_iter().filter(|told| told.node != "b");
+            let mut text = Vec::new();
+            let printed = outcome.sections(all, &question, false, &mut text);
+            (String::from_utf8(text).unwrap(), outcome.result(printed))
+        };
+        let (text, result) = look(2);
+        assert_eq!(text, "==== c\nhere\n");
+        result.unwrap();
+        let (text, result) = look(9);
+        assert!(text.is_empty(), "{text}");
+        let error = result.unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Failure::NotFound(_))));
+        assert_eq!(error.to_string(), "there is none, on none of 4 nodes");
     }
 
     #[test]

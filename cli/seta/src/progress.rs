@@ -1,15 +1,30 @@
 //! What people see while they wait: one line per step, led by a sign, as the cilium CLI has it. It goes to standard
 //! error, so that output for programs stays clean.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 /// Writes the output of a command. A reader that has seen enough, such as `head`, is no error.
 pub(crate) fn output(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+    written(|out| Ok(out.write_all(text.as_bytes())?))
+}
+
+/// Lets `write` write the output of a command, whatever its length. A reader that has seen enough ends it, and is no
+/// error.
+pub(crate) fn written(write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    match write(&mut out).and_then(|()| Ok(out.flush()?)) {
+        Err(error) if is_closed(&error) => Ok(()),
+        result => result,
     }
+}
+
+/// Whether an error of writing means that nobody reads any more.
+pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let own = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let json = cause.downcast_ref::<serde_json::Error>();
+        own.or(json.and_then(serde_json::Error::io_error_kind)) == Some(io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// A step is told.

@@ -17,12 +17,13 @@ use crate::agent::Agent;
 use crate::changes::Changes;
 use crate::cluster::Feed;
 use crate::follow::Follower;
+use crate::ipmasq::IpMasq;
 use crate::kernel::POD_PREFIX;
 use crate::node::Publisher;
 use crate::reconcile::Reconciler;
 use crate::services::{self, Services};
 use crate::tasks::Tasks;
-use crate::{RECONCILE, cniconf, health, ipmasq, queue, rest};
+use crate::{RECONCILE, cniconf, health, queue, rest};
 
 /// The task that catches up on queued deletes.
 pub(crate) const REPLAY: &str = "replay-deletes";
@@ -64,7 +65,7 @@ pub(crate) fn serve(
     tasks: &mut Tasks,
     socket: StdListener,
     queued: PathBuf,
-    ip_masq: Option<PathBuf>,
+    ip_masq: IpMasq,
 ) {
     let router = rest::router(Arc::clone(agent));
     tasks.keep("serve-api", move || {
@@ -108,10 +109,10 @@ pub(crate) fn serve(
         let agent = Arc::clone(&own);
         async move { Ok(agent.endpoints.finish().await?) }
     });
-    let own = Arc::clone(agent);
+    let (own, ip_masq) = (Arc::clone(agent), Arc::new(ip_masq));
     tasks.every("follow-ip-masq-agent", MASQ_PERIOD, move || {
-        let (agent, file) = (Arc::clone(&own), ip_masq.clone());
-        async move { ipmasq::reconcile(&agent.datapath, file.as_deref()) }
+        let (agent, ip_masq) = (Arc::clone(&own), Arc::clone(&ip_masq));
+        async move { ip_masq.reconcile(&agent.datapath) }
     });
     let own = Arc::clone(agent);
     tasks.every(REPLAY, REPLAY_PERIOD, move || {

@@ -86,9 +86,9 @@ pub struct Args {
     /// Mount point of bpffs
     #[arg(long, default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
-    /// The file of ip-masq-agent, which names destinations that are not masqueraded
-    #[arg(long, default_value = "/etc/config/ip-masq-agent")]
-    pub ip_masq_agent_config_path: PathBuf,
+    /// The file of ip-masq-agent, which names destinations that are not masqueraded [default: that of the configuration]
+    #[arg(long)]
+    pub ip_masq_agent_config_path: Option<PathBuf>,
     /// Root of the node's cgroup v2 hierarchy, or of a hybrid one with it in `unified`: services are translated at the
     /// sockets of all processes below
     #[arg(long, default_value = "/host/sys/fs/cgroup")]
@@ -200,7 +200,7 @@ mod tests {
             socket: path("socket"),
             bpffs: path("bpf"),
             cgroup_root: path("cgroup"),
-            ip_masq_agent_config_path: path("ip-masq-agent"),
+            ip_masq_agent_config_path: Some(path("ip-masq-agent")),
             cni_bin_dir: path("bin"),
             procfs: path("proc"),
             alone: Vec::new(),

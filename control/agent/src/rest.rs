@@ -1,5 +1,6 @@
 //! The REST socket: what the agent knows and measures, and the requests of the CNI plugin.
 
+mod dump;
 mod nat;
 mod running;
 mod services;
@@ -15,9 +16,10 @@ use anyhow::Context;
 use api::cni::{AddRequest, Attachment, CheckRequest, GcRequest, code};
 use api::monitor::Event;
 use api::objects::{ConfigurationSpec, ConfigurationStatus, DaemonConfiguration};
+use api::tables::TranslationsOf;
 use api::{ApiError, path};
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
@@ -77,7 +79,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         )
         .route(
             path::MAP,
-            get(async |State(agent): State<Arc<Agent>>| answer(tables::maps(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| read(agent, tables::maps).await),
         )
         .route(
             path::NODE,
@@ -93,27 +95,24 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         )
         .route(
             path::BPF_CT,
-            get(async |State(agent): State<Arc<Agent>>| answer(tables::connections(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| dump::list(agent, tables::connections).await),
         )
-        .route(
-            path::BPF_NAT,
-            get(async |State(agent): State<Arc<Agent>>| answer(nat::translations(&agent))),
-        )
+        .route(path::BPF_NAT, get(translations))
         .route(
             path::BPF_IPMASQ,
-            get(async |State(agent): State<Arc<Agent>>| answer(nat::plain(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| read(agent, nat::plain).await),
         )
         .route(
             path::BPF_METRICS,
-            get(async |State(agent): State<Arc<Agent>>| answer(tables::metrics(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| read(agent, tables::metrics).await),
         )
         .route(
             path::BPF_IPCACHE,
-            get(async |State(agent): State<Arc<Agent>>| answer(tables::ipcache(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| read(agent, tables::ipcache).await),
         )
         .route(
             path::BPF_ENDPOINT,
-            get(async |State(agent): State<Arc<Agent>>| answer(tables::local(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| read(agent, tables::local).await),
         )
         .route(
             path::SERVICE,
@@ -121,7 +120,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         )
         .route(
             path::BPF_LB,
-            get(async |State(agent): State<Arc<Agent>>| answer(services::load_balancer(&agent))),
+            get(async |State(agent): State<Arc<Agent>>| read(agent, services::load_balancer).await),
         )
         .route(
             path::MONITOR,
@@ -153,6 +152,22 @@ fn answer<T: Serialize>(measured: anyhow::Result<T>) -> Response {
         Ok(value) => Json(value).into_response(),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"), 0),
     }
+}
+
+/// An answer that is read from the kernel. A long table takes a while, which nobody else on this thread should wait for.
+async fn read<T: Serialize + Send + 'static>(
+    agent: Arc<Agent>,
+    from: impl FnOnce(&Agent) -> anyhow::Result<T> + Send + 'static,
+) -> Response {
+    let found = tokio::task::spawn_blocking(move || from(&agent)).await;
+    answer(found.unwrap_or_else(|error| Err(error.into())))
+}
+
+async fn translations(State(agent): State<Arc<Agent>>, Query(only): Query<TranslationsOf>) -> Response {
+    dump::list(agent, move |agent, list| {
+        nat::translations(agent, only.protocol, list)
+    })
+    .await
 }
 
 async fn endpoint(State(agent): State<Arc<Agent>>, UrlPath(id): UrlPath<String>) -> Response {

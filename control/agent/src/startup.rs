@@ -25,13 +25,14 @@ use crate::endpoints::{Endpoints, Settings, Store, load, now};
 use crate::events::Events;
 use crate::follow::Follower;
 use crate::fresh::Fresh;
+use crate::ipmasq::IpMasq;
 use crate::kernel::{Kernel, Linux};
 use crate::reconcile::Reconciler;
 use crate::registry::{Alone, Kubernetes, Registry};
 use crate::services::{InKernel, Services};
 use crate::tasks::Tasks;
 use crate::view::SharedView;
-use crate::{Args, cniconf, host, ipmasq, node, queue, rest};
+use crate::{Args, cniconf, host, node, queue, rest};
 
 /// How long a restarted agent asks for the Node before it goes on with what it remembers.
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
@@ -133,9 +134,9 @@ pub(crate) async fn start(
         netlink: netlink.clone(),
         known: Mutex::default(),
     });
-    let ip_masq = ipmasq::file(&config, &args.ip_masq_agent_config_path);
+    let ip_masq = IpMasq::new(&config, args.ip_masq_agent_config_path.as_deref());
     // A file that cannot be used leaves the table as it was; the task that follows it tells.
-    if let Err(error) = ipmasq::reconcile(&datapath, ip_masq.as_deref()) {
+    if let Err(error) = ip_masq.reconcile(&datapath) {
         tracing::warn!("destinations without masquerade: {error:#}");
     }
     reconciler.seed().await.context("writing the tables")?;

@@ -1,5 +1,6 @@
 //! HTTP/1.1 over the agent's unix socket: one connection per request, every wait has a deadline.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use tokio::net::UnixStream;
 
 use crate::ApiError;
 
-/// Most bytes of an answer. A dump of a full conntrack table stays below it.
-const MAX_BODY: usize = 512 << 20;
+/// Most bytes of an answer that is taken as a whole. Tables, which may be longer, are copied.
+const MAX_BODY: usize = 64 << 20;
 
 /// A request that did not bring the answer it asked for.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum ClientError {
     /// The request could not be written down.
     #[error("making the request")]
     Request(#[from] hyper::http::Error),
+    /// Where the answer was copied to takes no more.
+    #[error("keeping the agent's answer: {0}")]
+    Write(#[source] std::io::Error),
     /// The body was too long or broke off.
     #[error("reading the agent's answer: {0}")]
     Body(String),
@@ -79,6 +83,25 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let body = self.exchange(Method::GET, path, Bytes::new()).await?;
         Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// GET, and copy the answer as it comes. It may be of any length; the deadline counts anew with every part of it.
+    pub async fn copy(&self, path: &str, to: &mut impl Write) -> Result<(), ClientError> {
+        let late = |_| ClientError::Deadline(self.deadline);
+        let response = tokio::time::timeout(self.deadline, self.send(Method::GET, path, Bytes::new()))
+            .await
+            .map_err(late)??;
+        let mut body = response.into_body();
+        while let Some(frame) = tokio::time::timeout(self.deadline, body.frame())
+            .await
+            .map_err(late)?
+        {
+            let frame = frame.map_err(|error| ClientError::Body(error.to_string()))?;
+            if let Ok(data) = frame.into_data() {
+                to.write_all(&data).map_err(ClientError::Write)?;
+            }
+        }
+        to.flush().map_err(ClientError::Write)
     }
 
     /// PUT and decode.

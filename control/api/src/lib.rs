@@ -57,7 +57,7 @@ pub mod path {
     pub const BPF_IPCACHE: &str = "/v1/bpf/ipcache";
     /// GET: [`crate::services::LoadBalancer`].
     pub const BPF_LB: &str = "/v1/bpf/lb";
-    /// Translations of addresses and ports.
+    /// GET: list of [`crate::tables::Translation`]; the query is [`crate::tables::TranslationsOf`].
     pub const BPF_NAT: &str = "/v1/bpf/nat";
     /// Destinations that pods reach with their own address.
     pub const BPF_IPMASQ: &str = "/v1/bpf/ipmasq";

@@ -264,6 +264,9 @@ pub struct Masquerading {
     /// `BPF` or `iptables`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mode: String,
+    /// Destinations of the file of ip-masq-agent are not translated.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ip_masq_agent: bool,
     /// Families.
     #[serde(rename = "enabledProtocols")]
     pub enabled_protocols: Protocols,

@@ -10,8 +10,8 @@ pub struct MapInfo {
     pub name: String,
     /// Where it is pinned.
     pub path: String,
-    /// Entries it holds now.
-    pub entries: u64,
+    /// Entries it holds now; `None`: those of an array, a ring or a map per CPU are not counted.
+    pub entries: Option<u64>,
     /// Entries it can hold.
     pub max_entries: u64,
     /// Writes of the agent that failed since it started.
@@ -148,4 +148,12 @@ pub struct Translation {
     pub age: u64,
     /// Seconds left; negative: it may be reused now.
     pub remaining: i64,
+}
+
+/// The query of [`crate::path::BPF_NAT`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TranslationsOf {
+    /// Only those of this IP protocol.
+    pub protocol: Option<u8>,
 }

@@ -97,6 +97,8 @@ pub struct AgentConfig {
     pub bpf_masquerade: bool,
     /// `enable-ip-masq-agent`: a file names destinations that are not masqueraded.
     pub ip_masq_agent: bool,
+    /// `ip-masq-agent-config-path`: the file that names them.
+    pub ip_masq_agent_config_path: String,
     /// `enable-ipv6-masquerade`.
     pub ipv6_masquerade: bool,
     /// `kube-proxy-replacement`.
@@ -236,7 +238,10 @@ impl AgentConfig {
             native_v6_bits: self.ipv6_native_routing_cidr.map_or(0, |cidr| cidr.prefix_len()),
             services: u8::from(self.kube_proxy_replacement),
             masquerade_v6: u8::from(
-                self.bpf_masquerade && self.ipv6_masquerade && self.ipv6_native_routing_cidr.is_some(),
+                self.bpf_masquerade
+                    && self.ipv6_masquerade
+                    // Of ::/0 everything is reached with the pod's own address.
+                    && self.ipv6_native_routing_cidr.is_some_and(|cidr| cidr.prefix_len() > 0),
             ),
             host_ifindex,
             host_routing: u8::from(!self.host_legacy_routing),
@@ -272,6 +277,9 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
             .optional("ipv6-native-routing-cidr", "an IPv6 prefix such as fd00:10::/32"),
         bpf_masquerade: r.bool("enable-bpf-masquerade", false),
         ip_masq_agent: r.bool("enable-ip-masq-agent", false),
+        ip_masq_agent_config_path: r
+            .text("ip-masq-agent-config-path")
+            .unwrap_or_else(|| "/etc/config/ip-masq-agent".to_owned()),
         ipv6_masquerade: r.bool("enable-ipv6-masquerade", true),
         kube_proxy_replacement,
         services: services::read(r, kube_proxy_replacement),
@@ -351,6 +359,17 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
         r.no_effect(
             "enable-ip-masq-agent",
             "it needs enable-bpf-masquerade and enable-ipv6-masquerade",
+        );
+    }
+    if config.bpf_masquerade
+        && config.ipv6_masquerade
+        && config
+            .ipv6_native_routing_cidr
+            .is_some_and(|cidr| cidr.prefix_len() == 0)
+    {
+        r.no_effect(
+            "enable-bpf-masquerade",
+            "ipv6-native-routing-cidr is ::/0, so that pods reach everything with their own address",
         );
     }
     // Without the prefix, packets between pods would be masqueraded, too.

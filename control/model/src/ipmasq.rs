@@ -1,12 +1,13 @@
 //! Destinations that pods reach with their own address: the file of Cilium's ip-masq-agent (key `config` of ConfigMap
 //! `ip-masq-agent`), as prefixes for [`abi::names::PLAIN`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use abi::nat::PlainKey;
 use ipnet::{IpNet, Ipv6Net};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::addr::to_abi;
 
@@ -29,21 +30,21 @@ const DEFAULT_V4: [&str; 10] = [
 const LINK_LOCAL_V4: &str = "169.254.0.0/16";
 const LINK_LOCAL_V6: &str = "fe80::/10";
 
-/// The file as it is written: YAML or JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// The file, which is YAML or JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
     /// Destinations that see the pod's address.
-    #[serde(rename = "nonMasqueradeCIDRs")]
     non_masquerade: Option<Vec<String>>,
     masq_link_local: bool,
-    #[serde(rename = "masqLinkLocalIPv6")]
     masq_link_local_v6: bool,
 }
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FileError {
+    /// Another kind of value.
+    #[error("{0}: {1}")]
+    Value(String, String),
     /// No prefix.
     #[error("nonMasqueradeCIDRs: {0:?} is no prefix such as 2001:db8::/32")]
     Prefix(String),
@@ -53,6 +54,36 @@ pub enum FileError {
 }
 
 impl File {
+    /// From the keys of the file, with those that mean nothing here. As in Cilium, which reads it as Go reads JSON, names
+    /// are not told apart by upper and lower case, and other keys (`resyncInterval` of Kubernetes' own agent) do no harm.
+    ///
+    /// # Errors
+    /// [`FileError::Value`].
+    pub fn new(keys: BTreeMap<String, Value>) -> Result<(Self, Vec<String>), FileError> {
+        fn typed<T: DeserializeOwned + Default>(key: &str, value: Value) -> Result<T, FileError> {
+            let value: Result<Option<T>, _> = serde_json::from_value(value);
+            let value = value.map_err(|error| FileError::Value(key.to_owned(), error.to_string()))?;
+            Ok(value.unwrap_or_default())
+        }
+        let (mut file, mut unknown) = (Self::default(), Vec::new());
+        for (key, value) in keys {
+            match key.to_ascii_lowercase().as_str() {
+                "nonmasqueradecidrs" => file.non_masquerade = typed(&key, value)?,
+                "masqlinklocal" => file.masq_link_local = typed(&key, value)?,
+                "masqlinklocalipv6" => file.masq_link_local_v6 = typed(&key, value)?,
+                _ => unknown.push(key),
+            }
+        }
+        Ok((file, unknown))
+    }
+
+    /// Whether it asks for what no router does: packets from or to link-local addresses stay on their link (RFC 4291
+    /// §2.5.6), so that there is nothing to masquerade.
+    #[must_use]
+    pub fn asks_for_link_local_v6(&self) -> bool {
+        self.masq_link_local_v6
+    }
+
     /// The prefixes that are not masqueraded. Bits behind the length count as zero.
     ///
     /// # Errors
@@ -134,7 +165,7 @@ mod tests {
     use super::*;
 
     fn prefixes(json: &str) -> Result<Vec<String>, FileError> {
-        let file: File = serde_json::from_str(json).unwrap();
+        let (file, _) = File::new(serde_json::from_str(json).unwrap())?;
         Ok(file.prefixes()?.iter().map(ToString::to_string).collect())
     }
 
@@ -156,10 +187,20 @@ mod tests {
             prefixes(r#"{"nonMasqueradeCIDRs": ["2001:db8::"]}"#),
             Err(FileError::Prefix("2001:db8::".to_owned()))
         );
-        assert!(
-            serde_json::from_str::<File>(r#"{"nonMasqueradeCIDR": []}"#).is_err(),
-            "a typing error"
-        );
+    }
+
+    #[test]
+    fn names_are_read_as_go_reads_them_and_unknown_ones_are_told() {
+        let read = |json: &str| File::new(serde_json::from_str(json).unwrap());
+        let (file, unknown) =
+            read(r#"{"NonMasqueradeCidrs": ["fd00::/8"], "masqLinkLocal": null, "resyncInterval": "60s"}"#)
+                .unwrap();
+        assert_eq!(unknown, ["resyncInterval"]);
+        assert_eq!(file.non_masquerade, Some(vec!["fd00::/8".to_owned()]));
+        assert!(!file.masq_link_local);
+        let error = read(r#"{"masqLinkLocalIPv6": "yes"}"#).unwrap_err().to_string();
+        assert!(error.starts_with("masqLinkLocalIPv6: "), "{error}");
+        assert!(read(r#"{"nonMasqueradeCIDRs": "fd00::/8"}"#).is_err());
     }
 
     #[test]

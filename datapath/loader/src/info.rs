@@ -108,7 +108,7 @@ pub(crate) fn map_info(name: &'static str, pin: &Path) -> Result<MapInfo, InfoEr
         let info = map.info().map_err(io_error)?;
         let kind = info.map_type().map_err(io_error)?;
         let entries = match kind {
-            MapType::Hash | MapType::LruHash => Some(count(
+            MapType::Hash | MapType::LruHash | MapType::LpmTrie => Some(count(
                 &map,
                 info.key_size(),
                 info.value_size(),

@@ -359,6 +359,8 @@ fn excepted_destinations_see_the_pods_own_address() -> Result<()> {
         "seta upgrade --set ipMasqAgent.enabled=true --set 'ipMasqAgent.config.nonMasqueradeCIDRs={2001:db8:1::/64}' && seta status --wait",
     )?;
     seen(&pod)?;
+    let status = lab.ok("kubectl -n kube-system exec ds/cilium -c cilium-agent -- cilium status")?;
+    ensure!(status.contains("BPF (ip-masq-agent)   ["), "{status}");
     // The file is followed; one that cannot be used is told, and changes nothing.
     let patch = |cidr: &str| {
         lab.ok(&format!(

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
-use serde_json::Value;
 
-use super::{Cluster, Told as _, exec};
+use super::exec::{self, ExecError};
+use super::{Cluster, Told as _};
+use crate::failure::{NOT_FOUND, USAGE};
+use crate::spool::Spool;
 
 /// Label of the agents' pods.
 pub(crate) const LABEL: &str = "k8s-app=cilium";
@@ -16,8 +18,8 @@ pub(crate) const CONTAINER: &str = "cilium-agent";
 /// Agents that are asked at the same time.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// A whole table of an agent takes no longer.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// An agent of which nothing is heard for so long does not answer. A long table may take longer as a whole.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The agent of a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,19 +70,64 @@ pub(crate) fn is_running(pod: &Pod) -> bool {
     running && pod.metadata.deletion_timestamp.is_none()
 }
 
+/// Nodes without an agent; none when nodes may not be listed.
+pub(crate) async fn missing(cluster: &Cluster, agents: &[Agent]) -> Vec<String> {
+    let nodes = Api::<Node>::all(cluster.client.clone());
+    let nodes = nodes.list(&ListParams::default()).await.map(|list| list.items);
+    let names = nodes
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|node| node.metadata.name);
+    names
+        .filter(|name| !agents.iter().any(|agent| agent.node == *name))
+        .collect()
+}
+
+/// Why an agent gave no answer: a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It does not have what was asked for.
+    NotFound(String),
+    /// It is not there, or cannot answer.
+    Failed(String),
+}
+
 /// What an agent answers to a GET of this path of its API.
-///
-/// # Errors
-/// A sentence for people: the agent is not there, refuses, or cannot be understood.
-pub(crate) async fn get(cluster: &Cluster, agent: &Agent, path: &str) -> Result<Value, String> {
+pub(crate) async fn get(cluster: &Cluster, agent: &Agent, path: &str) -> Result<Spool, Refusal> {
     if !agent.is_running {
-        return Err(format!("the agent does not run (pod {})", agent.pod));
+        return Err(Refusal::Failed(format!(
+            "the agent does not run (pod {})",
+            agent.pod
+        )));
     }
     let command = ["cilium-dbg", "get", path];
-    let text = exec::output(&pods(cluster), &agent.pod, CONTAINER, &command, DEADLINE)
-        .await
-        .map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map_err(|error| format!("its answer cannot be read: {error}"))
+    let mut answer = Spool::default();
+    match exec::copy(
+        &pods(cluster),
+        &agent.pod,
+        CONTAINER,
+        &command,
+        SILENCE,
+        &mut answer,
+    )
+    .await
+    {
+        Ok(()) => Ok(answer),
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+fn refusal(error: ExecError) -> Refusal {
+    match error {
+        ExecError::Failed { text, code } => match code {
+            Some(NOT_FOUND) => Refusal::NotFound(text),
+            Some(USAGE) => {
+                Refusal::Failed("it is older than this program and cannot be asked by it".to_owned())
+            }
+            _ => Refusal::Failed(text),
+        },
+        error => Refusal::Failed(error.to_string()),
+    }
 }
 
 fn pods(cluster: &Cluster) -> Api<Pod> {
@@ -90,6 +137,21 @@ fn pods(cluster: &Cluster) -> Api<Pod> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_agent_does_not_have_is_told_from_what_it_cannot_do() {
+        let refusal = |code| {
+            refusal(ExecError::Failed {
+                text: "no".to_owned(),
+                code,
+            })
+        };
+        assert_eq!(refusal(Some(4)), Refusal::NotFound("no".to_owned()));
+        for code in [None, Some(1)] {
+            assert_eq!(refusal(code), Refusal::Failed("no".to_owned()));
+        }
+        assert!(matches!(refusal(Some(2)), Refusal::Failed(text) if text.contains("older")));
+    }
 
     #[test]
     fn an_agent_that_runs_stands_for_its_node() {

@@ -61,7 +61,7 @@ impl<F: Args> Verb<F> {
             Self::Ct(Ct::List {
                 table: CtTable::Global,
                 flags,
-            }) => (Question::new(path::BPF_CT, connections), flags),
+            }) => (Question::lines(path::BPF_CT, connection), flags),
             Self::Nat(Nat::List { protocol, flags }) => (nat::translations(protocol), flags),
             Self::Ipmasq(List::List(flags)) => (Question::new(path::BPF_IPMASQ, nat::plain), flags),
             Self::Metrics(List::List(flags)) => (Question::new(path::BPF_METRICS, metrics), flags),
@@ -72,13 +72,7 @@ impl<F: Args> Verb<F> {
     }
 }
 
-fn connections(list: Vec<Connection>) -> Vec<Vec<String>> {
-    list.into_iter()
-        .map(|connection| vec![connection_line(&connection)])
-        .collect()
-}
-
-fn connection_line(connection: &Connection) -> String {
+fn connection(connection: &Connection) -> String {
     let protocol = protocol(connection.protocol);
     // Bits as in `abi::CtEntry`, named as Cilium names them.
     let mut names: Vec<&str> = [(1, "TxClosing"), (2, "RxClosing"), (16, "SeenNonSyn")]
@@ -196,7 +190,7 @@ mod tests {
             ..Connection::default()
         };
         assert_eq!(
-            connection_line(&connection),
+            super::connection(&connection),
             "TCP OUT [fd00::1]:37446 -> [fd00::2]:80 expires=100 (remaining: 60 sec(s)) Packets=5 Bytes=500 \
              RxFlagsSeen=0x12 LastRxReport=0 TxFlagsSeen=0x1a LastTxReport=0 Flags=0x0010 [ SeenNonSyn ] RevNAT=0 \
              SourceSecurityID=30324 BackendID=0 NatPort=0"

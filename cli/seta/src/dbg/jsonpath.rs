@@ -90,7 +90,7 @@ fn parse_path(text: &str) -> anyhow::Result<Part> {
 impl JsonPath {
     /// The text that the template makes of `value`. A name that does not exist adds nothing, as in kubectl and
     /// cilium-dbg; an element that does not exist is an error.
-    pub(super) fn apply(&self, value: &Value) -> anyhow::Result<String> {
+    pub(crate) fn apply(&self, value: &Value) -> anyhow::Result<String> {
         let mut text = String::new();
         for part in &self.0 {
             match part {

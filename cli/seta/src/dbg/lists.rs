@@ -147,7 +147,8 @@ pub(super) fn maps(list: Vec<MapInfo>) -> Table {
     table.extend(list.into_iter().map(|map| {
         vec![
             map.name,
-            map.entries.to_string(),
+            map.entries
+                .map_or_else(|| "-".to_owned(), |entries| entries.to_string()),
             map.errors.to_string(),
             map.cache_enabled.to_string(),
         ]

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::question::{Answer, Question};
 use super::{bpf, lists, output, services};
+use crate::failure::Failure;
 
 /// What to look at. `F`: the flags that every verb has.
 #[derive(Debug, Subcommand)]
@@ -129,7 +130,7 @@ fn find_address(all: Value, address: &str) -> anyhow::Result<Answer> {
     let found = all
         .into_iter()
         .find(|entry| entry.cidr == address || bare(&entry.cidr) == address);
-    let entry = found.ok_or_else(|| anyhow::anyhow!("address {address} is not known"))?;
+    let entry = found.ok_or_else(|| Failure::NotFound(format!("address {address} is not known")))?;
     Ok(Answer {
         data: serde_json::to_value(&entry)?,
         text: output::columns(&lists::address(entry)),

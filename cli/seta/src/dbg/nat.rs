@@ -6,8 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::bpf::protocol;
 use super::lists::socket;
-use super::output::{self, row};
-use super::question::{Answer, Question};
+use super::output::row;
+use super::question::Question;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nat<F: Args> {
@@ -42,37 +42,10 @@ impl Protocol {
     }
 }
 
-/// The NAT table, or what one protocol has in it; both directions of a connection beside each other.
+/// The NAT table, or what one protocol has in it.
 pub(super) fn translations(only: Option<Protocol>) -> Question {
-    Question::shaped(path::BPF_NAT, move |data| {
-        let mut list: Vec<Translation> = output::typed(data)?;
-        list.retain(|entry| only.is_none_or(|only| entry.protocol == only.number()));
-        list.sort_by_key(pair);
-        let rows: Vec<Vec<String>> = list.iter().map(|entry| vec![line(entry)]).collect();
-        Ok(Answer {
-            data: serde_json::to_value(&list)?,
-            text: output::columns(&rows),
-        })
-    })
-}
-
-/// What both entries of a connection have in common, then their direction.
-fn pair(entry: &Translation) -> (u8, String, u16, String, u16, bool) {
-    let is_reply = entry.direction == "IN";
-    // An answer leaves to where the first packet came from.
-    let (client, service) = if is_reply {
-        (&entry.new_destination, &entry.new_source)
-    } else {
-        (&entry.source, &entry.destination)
-    };
-    (
-        entry.protocol,
-        client.address.clone(),
-        client.port,
-        service.address.clone(),
-        service.port,
-        is_reply,
-    )
+    let query = only.map_or(String::new(), |only| format!("?protocol={}", only.number()));
+    Question::lines(format!("{}{query}", path::BPF_NAT), line)
 }
 
 /// `TCP OUT [src]:p -> [dst]:p XLATE_SRC [x]:p Created=5sec ago NeedsCT=0`: what is changed is named.
@@ -125,7 +98,6 @@ pub(super) fn plain(list: Vec<String>) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     fn place(address: &str, port: u16) -> Place {
         Place {
@@ -159,26 +131,27 @@ mod tests {
             new_destination: pod,
             ..first.clone()
         };
-        vec![answer, first]
-    }
-
-    fn asked(only: Option<Protocol>) -> Answer {
-        let data: Value = serde_json::to_value(masqueraded()).unwrap();
-        translations(only).answer(data).unwrap()
+        vec![first, answer]
     }
 
     #[test]
-    fn both_directions_stand_together_in_ciliums_words() {
+    fn entries_are_in_ciliums_words() {
+        let lines: Vec<String> = masqueraded().iter().map(line).collect();
         assert_eq!(
-            asked(None).text,
-            "TCP OUT [fd00::1]:40000 -> [2001:db8::9]:80 XLATE_SRC [fc00::2]:32768 Created=5sec ago (remaining: 60 sec(s)) NeedsCT=0 [ Masquerade ]\n\
-             TCP IN [2001:db8::9]:80 -> [fc00::2]:32768 XLATE_DST [fd00::1]:40000 Created=5sec ago (remaining: 60 sec(s)) NeedsCT=0 [ Masquerade ]\n"
+            lines,
+            [
+                "TCP OUT [fd00::1]:40000 -> [2001:db8::9]:80 XLATE_SRC [fc00::2]:32768 Created=5sec ago (remaining: 60 sec(s)) NeedsCT=0 [ Masquerade ]",
+                "TCP IN [2001:db8::9]:80 -> [fc00::2]:32768 XLATE_DST [fd00::1]:40000 Created=5sec ago (remaining: 60 sec(s)) NeedsCT=0 [ Masquerade ]",
+            ]
         );
     }
 
     #[test]
-    fn a_protocol_is_picked_out() {
-        assert!(asked(Some(Protocol::Udp)).text.is_empty());
-        assert_eq!(asked(Some(Protocol::Tcp)).data.as_array().unwrap().len(), 2);
+    fn the_agent_picks_out_a_protocol() {
+        assert_eq!(translations(None).path, "/v1/bpf/nat");
+        assert_eq!(
+            translations(Some(Protocol::Icmpv6)).path,
+            "/v1/bpf/nat?protocol=58"
+        );
     }
 }

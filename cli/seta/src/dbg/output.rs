@@ -1,12 +1,13 @@
 //! `-o json`, `-o jsonpath=…`, and tables with columns three spaces apart.
 
+use std::io::Write;
+
 use anyhow::{Context, bail};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::jsonpath::JsonPath;
-use super::question::Answer;
-use crate::progress;
 
 /// How data is printed when not as a table.
 #[derive(Clone, Debug)]
@@ -26,14 +27,6 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Output> {
     }
 }
 
-/// Prints an answer as asked for.
-pub(super) fn print(output: Option<&Output>, answer: &Answer) -> anyhow::Result<()> {
-    match output {
-        Some(output) => progress::output(&rendered(output, &answer.data)?),
-        None => progress::output(&answer.text),
-    }
-}
-
 /// An answer of the agent as the type it has in this version.
 pub(super) fn typed<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
     serde_json::from_value(value).context("the agent is of another version than this program")
@@ -41,11 +34,18 @@ pub(super) fn typed<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
 
 /// Data as it is printed, with the end of its last line.
 pub(crate) fn rendered(output: &Output, data: &Value) -> anyhow::Result<String> {
-    let text = match output {
-        Output::Json => serde_json::to_string_pretty(data)?,
-        Output::Path(path) => path.apply(data)?,
-    };
-    Ok(text + "\n")
+    let mut text = Vec::new();
+    write(output, data, &mut text)?;
+    Ok(String::from_utf8(text)?)
+}
+
+/// Writes data as it is printed.
+pub(crate) fn write(output: &Output, data: &impl Serialize, mut to: &mut dyn Write) -> anyhow::Result<()> {
+    match output {
+        Output::Json => serde_json::to_writer_pretty(&mut to, data)?,
+        Output::Path(path) => to.write_all(path.apply(&serde_json::to_value(data)?)?.as_bytes())?,
+    }
+    Ok(writeln!(to)?)
 }
 
 /// Lines of columns; the last of a line is not padded.

@@ -253,8 +253,13 @@ fn masquerading(status: &StatusResponse) -> String {
         return "Disabled".to_owned();
     }
     let devices = status.kube_proxy_replacement.devices.join(", ");
+    let agent = if masquerading.ip_masq_agent {
+        " (ip-masq-agent)"
+    } else {
+        ""
+    };
     format!(
-        "{}   [{devices}]   {} [IPv4: {}, IPv6: {}]",
+        "{}{agent}   [{devices}]   {} [IPv4: {}, IPv6: {}]",
         masquerading.mode,
         masquerading.snat_exclusion_cidr_v6,
         enabled(masquerading.enabled_protocols.ipv4),

@@ -14,7 +14,7 @@ use crate::chart::VALUES_SCHEMA;
 
 /// Words of JSON Schema, and our own, that [`Schema::check`] understands.
 #[cfg(test)]
-pub const WORDS: [&str; 17] = [
+pub const WORDS: [&str; 18] = [
     "$schema",
     "$comment",
     "title",
@@ -23,6 +23,7 @@ pub const WORDS: [&str; 17] = [
     "additionalProperties",
     "items",
     "enum",
+    "anyOf",
     "not",
     "pattern",
     "minLength",
@@ -215,17 +216,8 @@ fn check(schema: &Value, value: &Value, path: &str, why: Option<&str>, problems:
             }
         }
         Value::Number(number) => {
-            let low = schema["minimum"].as_f64().unwrap_or(f64::MIN);
-            let high = schema["maximum"].as_f64().unwrap_or(f64::MAX);
-            if number
-                .as_f64()
-                .is_some_and(|number| number < low || number > high)
-            {
-                problems.push(refuse(format!(
-                    "it must be from {} to {}",
-                    plain(&schema["minimum"]),
-                    plain(&schema["maximum"])
-                )));
+            if let Some(expected) = wrong_number(schema, number.as_f64().unwrap_or(f64::NAN)) {
+                problems.push(refuse(format!("it must be {expected}")));
             }
         }
         Value::Bool(_) | Value::Null => {}
@@ -260,6 +252,30 @@ fn check_object(
             (None, Some(any)) => check(any, inner, &inner_path, why, problems),
         }
     }
+}
+
+/// What a number must be and is not. Of `anyOf`, one schema has to be met.
+fn wrong_number(schema: &Value, number: f64) -> Option<String> {
+    if let Some(choices) = schema["anyOf"].as_array() {
+        let wrong: Option<Vec<String>> = choices
+            .iter()
+            .map(|choice| wrong_number(choice, number))
+            .collect();
+        return Some(wrong?.join(" or "));
+    }
+    if let Some(allowed) = schema["enum"].as_array() {
+        let is_one = allowed.iter().any(|value| value.as_f64() == Some(number));
+        return (!is_one).then(|| allowed.iter().map(plain).collect::<Vec<_>>().join(", "));
+    }
+    let low = schema["minimum"].as_f64().unwrap_or(f64::MIN);
+    let high = schema["maximum"].as_f64().unwrap_or(f64::MAX);
+    (number < low || number > high).then(|| {
+        format!(
+            "from {} to {}",
+            plain(&schema["minimum"]),
+            plain(&schema["maximum"])
+        )
+    })
 }
 
 fn wrong_text(schema: &Value, text: &str) -> Option<String> {

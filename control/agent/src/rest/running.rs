@@ -56,6 +56,8 @@ fn masquerading(constants: &BTreeMap<u32, Config>) -> Masquerading {
             ipv6: true,
         },
         snat_exclusion_cidr_v6: excluded.join(","),
+        // Decided by a table, not by the programs.
+        ip_masq_agent: false,
     }
 }
 

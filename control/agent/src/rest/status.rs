@@ -121,7 +121,10 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
         },
         attach_mode: attach_mode(&found),
         datapath_mode: datapath_mode(&links),
-        masquerading: running.masquerading,
+        masquerading: api::status::Masquerading {
+            ip_masq_agent: running.masquerading.enabled && agent.config.ip_masq_agent,
+            ..running.masquerading
+        },
         controllers: agent.controllers.snapshot(),
         bpf_maps: BpfMapStatus {
             maps: maps

@@ -16,6 +16,7 @@ use model::addr::{Family, Mac, from_abi, to_abi};
 use model::endpoint::EndpointId;
 use model::labels::Label;
 
+use super::dump::List;
 use crate::agent::Agent;
 use crate::{host, metrics, programs};
 
@@ -303,7 +304,7 @@ pub(super) fn maps(agent: &Agent) -> anyhow::Result<Vec<MapInfo>> {
             MapInfo {
                 name: map.name.to_owned(),
                 path: format!("seta/maps/{}", map.name),
-                entries: u64::from(map.entries.unwrap_or(0)),
+                entries: map.entries.map(u64::from),
                 max_entries: u64::from(map.max_entries),
                 errors: if cached { failures } else { 0 },
                 cache_enabled: cached,
@@ -313,15 +314,16 @@ pub(super) fn maps(agent: &Agent) -> anyhow::Result<Vec<MapInfo>> {
 }
 
 /// The connection tables.
-pub(super) fn connections(agent: &Agent) -> anyhow::Result<Vec<Connection>> {
+pub(super) fn connections(agent: &Agent, list: &mut List) -> anyhow::Result<()> {
     let now = loader::monotonic_ns();
-    let tcp = agent.datapath.ct_tcp().entries()?;
-    let any = agent.datapath.ct_any().entries()?;
-    Ok(tcp
-        .into_iter()
-        .chain(any)
-        .map(|(key, entry)| connection(&key, &entry, now))
-        .collect())
+    for table in [agent.datapath.ct_tcp(), agent.datapath.ct_any()] {
+        for batch in table.batches() {
+            for (key, entry) in batch? {
+                list.push(&connection(&key, &entry, now))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn connection(key: &CtKey, entry: &CtEntry, now: u64) -> Connection {

@@ -326,3 +326,30 @@ proptest! {
         prop_assert_eq!(parse_duration(&text), Some(Duration::from_secs(hours * 3600 + minutes * 60 + seconds)));
     }
 }
+
+#[test]
+fn a_native_prefix_of_no_bits_leaves_nothing_to_masquerade() {
+    for (cidr, masquerade, warned) in [
+        ("fd00:10::/32", 1, false),
+        ("::/0", 0, true),
+        ("8000::/1", 1, false),
+    ] {
+        let keys = [
+            ("enable-bpf-masquerade", "true"),
+            ("ipv6-native-routing-cidr", cidr),
+        ];
+        let (config, warnings) = parse(&keys).unwrap();
+        assert_eq!(config.datapath(&[], 1, 0).masquerade_v6, masquerade, "{cidr}");
+        let told = warnings
+            .iter()
+            .any(|warning| warning.to_string().contains("enable-bpf-masquerade"));
+        assert_eq!(told, warned, "{cidr}: {warnings:?}");
+    }
+}
+
+#[test]
+fn the_file_of_ip_masq_agent_can_be_elsewhere() {
+    let path = |keys: &[(&str, &str)]| parse(keys).unwrap().0.ip_masq_agent_config_path;
+    assert_eq!(path(&[]), "/etc/config/ip-masq-agent");
+    assert_eq!(path(&[("ip-masq-agent-config-path", "/etc/masq")]), "/etc/masq");
+}

@@ -72,6 +72,10 @@ fn every_problem_is_told_by_name() {
             "bpf.mapDynamicSizeRatio=2 is not possible: it must be from 0 to 1",
         ),
         (
+            json!({"bpf": {"natMax": 1023}}),
+            "bpf.natMax=1023 is not possible: it must be 0 or from 1024 to 16777216",
+        ),
+        (
             json!({"ipv6": {"enable": true}}),
             "ipv6.enable: there is no such value; did you mean ipv6.enabled?",
         ),
@@ -173,6 +177,20 @@ fn the_schema_uses_only_words_that_are_understood() {
     walk(&root, "", &mut |path, schema| {
         for (word, value) in schema.as_object().into_iter().flatten() {
             assert!(WORDS.contains(&word.as_str()), "{path}: {word}");
+            if word == "anyOf" {
+                // Understood of numbers only.
+                assert_eq!(schema["type"], "integer", "{path}");
+                let choices = value.as_array().into_iter().flatten();
+                for word in choices
+                    .filter_map(Value::as_object)
+                    .flat_map(|choice| choice.keys())
+                {
+                    assert!(
+                        ["enum", "minimum", "maximum"].contains(&word.as_str()),
+                        "{path}: {word}"
+                    );
+                }
+            }
             if word == "pattern" {
                 assert!(
                     value.as_str().is_some_and(|pattern| Regex::new(pattern).is_ok()),

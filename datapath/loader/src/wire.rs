@@ -18,13 +18,14 @@ use crate::pins::{PinError, Pins, remove_file};
 use crate::sys::{self, TcxLink};
 use crate::{Cause, OpenError, TestRun, TestRunError};
 
-/// Where the kernel runs the program.
+/// On which devices the program may run. It always runs in the driver: behind it, in the stack (generic XDP), Linux 6.18
+/// hands packets on to tc programs without their Ethernet header when it had to copy them for want of headroom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireMode {
-    /// In the device's driver.
+    /// On devices whose packets have their checksums.
     Native,
-    /// In the stack, for tests: every device can, and nothing is gained.
-    Generic,
+    /// On every device that can, also virtual pairs: for who knows what is at the other end.
+    Forced,
 }
 
 /// The fast lane cannot be attached to a device; its packets go the other way, as before.
@@ -130,12 +131,8 @@ impl Wire {
             Some(_) => remove_file(&path)?,
             None => {}
         }
-        let mode = match mode {
-            WireMode::Native => XdpMode::Driver,
-            WireMode::Generic => XdpMode::Skb,
-        };
         let link = program
-            .attach_to_if_index(ifindex, mode)
+            .attach_to_if_index(ifindex, XdpMode::Driver)
             .and_then(|link| program.take_link(link))
             .map_err(|error| failed(error.into()))?;
         let link = FdLink::try_from(link).map_err(|error| failed(error.into()))?;

@@ -100,14 +100,8 @@ impl Packet for Frame {
     fn load<T: FromBytes + Copy>(&self, offset: u32) -> Result<T, AccessError> {
         let mut value = Aligned(MaybeUninit::<T>::uninit());
         // SAFETY: the helper checks the bounds of the frame and writes exactly the size of the value.
-        let failed = unsafe {
-            bpf_xdp_load_bytes(
-                self.0,
-                offset,
-                value.0.as_mut_ptr().cast(),
-                size_of::<T>() as u32,
-            )
-        };
+        let failed =
+            unsafe { bpf_xdp_load_bytes(self.0, offset, value.0.as_mut_ptr().cast(), size_of::<T>() as u32) };
         if failed != 0 {
             return Err(AccessError::OutOfBounds);
         }
@@ -200,14 +194,8 @@ impl Wire for Frame {
         lookup.__bindgen_anon_3.ipv6_src = words(query.src);
         lookup.__bindgen_anon_4.ipv6_dst = words(query.dst);
         // SAFETY: the context is valid, and the size is that of the structure.
-        let answer = unsafe {
-            bpf_fib_lookup(
-                self.0.cast(),
-                &raw mut lookup,
-                size_of::<FibLookup>() as i32,
-                0,
-            )
-        };
+        let answer =
+            unsafe { bpf_fib_lookup(self.0.cast(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
         if answer != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || lookup.ifindex != query.ifindex {
             return None;
         }

@@ -72,7 +72,13 @@ struct Case {
 fn case() -> impl Strategy<Value = Case> {
     (
         any::<(bool, bool)>(),
-        prop::sample::select(vec![0, tcp_flag::ACK, tcp_flag::SYN, tcp_flag::FIN, tcp_flag::RST]),
+        prop::sample::select(vec![
+            0,
+            tcp_flag::ACK,
+            tcp_flag::SYN,
+            tcp_flag::FIN,
+            tcp_flag::RST,
+        ]),
         prop::sample::select(vec![0u8, 1, 2, 60, 255]),
         prop::sample::select(vec![0, 1_000_000_000, 3_000_000_000, 100_000_000_000_000]),
         prop::bool::weighted(0.2),
@@ -80,17 +86,19 @@ fn case() -> impl Strategy<Value = Case> {
         prop::sample::select(vec![0u8, 0, 0, 1, 2]),
         prop::collection::vec(any::<u8>(), 0..64),
     )
-        .prop_map(|((is_tcp, is_back), flags, hop_limit, age, is_unfinished, padding, route, payload)| Case {
-            is_tcp,
-            is_back,
-            flags,
-            hop_limit,
-            age,
-            is_unfinished,
-            padding,
-            route,
-            payload,
-        })
+        .prop_map(
+            |((is_tcp, is_back), flags, hop_limit, age, is_unfinished, padding, route, payload)| Case {
+                is_tcp,
+                is_back,
+                flags,
+                hop_limit,
+                age,
+                is_unfinished,
+                padding,
+                route,
+                payload,
+            },
+        )
 }
 
 impl Case {
@@ -118,7 +126,10 @@ impl Case {
         let second = self.packet(false, tcp_flag::ACK, 60);
         for packet in [first, answer, second] {
             sim.packet = packet;
-            assert!(matches!(sim.run(Program::FromNetdev), Ok(Verdict::Neighbour { .. })));
+            assert!(matches!(
+                sim.run(Program::FromNetdev),
+                Ok(Verdict::Neighbour { .. })
+            ));
         }
         sim.now += self.age;
         sim.route = match self.route {

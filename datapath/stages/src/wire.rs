@@ -9,7 +9,10 @@
 
 use abi::{Config, Direction, Endpoint, NatEntry};
 use packet::{
-    Ethernet, Family, Fragment, V6, checksum, ethernet::ether_type, ip::Ipv6, protocol,
+    Ethernet, Family, Fragment, V6, checksum,
+    ethernet::ether_type,
+    ip::Ipv6,
+    protocol,
     transport::{Tcp, Udp},
 };
 

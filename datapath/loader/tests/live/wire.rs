@@ -32,7 +32,9 @@ fn translating(node: &Node) -> (Datapath, u32) {
         run("ip", &neighbour.split(' ').collect::<Vec<_>>());
     }
     node.inside(&format!("ip route add {HOST}/128 dev eth0"));
-    node.inside(&format!("ip neigh add {HOST} lladdr 02:00:00:00:00:01 dev eth0 nud permanent"));
+    node.inside(&format!(
+        "ip neigh add {HOST} lladdr 02:00:00:00:00:01 dev eth0 nud permanent"
+    ));
     let own = Endpoint {
         flags: Endpoint::HOST,
         ..Endpoint::default()
@@ -93,10 +95,10 @@ import socket, sys, threading
 kind = socket.SOCK_STREAM if sys.argv[1] == "tcp" else socket.SOCK_DGRAM
 server = socket.socket(socket.AF_INET6, kind)
 server.bind((sys.argv[3], 8080))
+if kind == socket.SOCK_STREAM: server.listen()
 def echo():
     peer = server
     if kind == socket.SOCK_STREAM:
-        server.listen()
         peer, _ = server.accept()
     while True:
         data, who = peer.recvfrom(65536)
@@ -169,19 +171,37 @@ fn datagrams_turn_round_in_the_fast_lane() {
 
 #[test]
 fn packets_with_unfinished_checksums_go_the_other_way() {
-    on_a_node(|node| known(node, "tcp", "lost"));
+    on_a_node(|node| known(node, "tcp", ""));
 }
 
-/// Both ways carry a connection; then only the fast lane is there.
+/// Both ways carry a connection; then only the fast lane is there. What it leaves reaches the node's own stack, which resets
+/// the connection: the client ends without a word.
 fn known(node: &Node, protocol: &str, alone: &str) {
     let (datapath, device) = translating(node);
     if alone == "ok" {
         node.inside("ethtool -K eth0 tx off");
     }
-    // What is sent back arrives only where somebody polls.
-    node.inside("ethtool -K eth0 gro on");
-    assert_eq!(datapath.attach_wire(device, WireMode::Forced).unwrap(), Attached::New);
-    assert_eq!(datapath.attach_wire(device, WireMode::Forced).unwrap(), Attached::Kept);
+    // What is sent back arrives only where the other end has a program, too: GRO there was not enough (Linux 6.18). This
+    // one lets everything pass, as nothing there is for the node.
+    assert_eq!(
+        datapath.attach_wire(device, WireMode::Forced).unwrap(),
+        Attached::New
+    );
+    assert_eq!(
+        datapath.attach_wire(device, WireMode::Forced).unwrap(),
+        Attached::Kept
+    );
+    let programs = node.root().join("seta/programs");
+    let first = std::fs::read_dir(&programs)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    node.inside(&format!(
+        "bpftool net attach xdpdrv pinned {} dev eth0",
+        first.join("from_wire").display()
+    ));
     let mut talk = Talk::new(node, protocol);
     for size in [100, 1, 1400, 100] {
         let answer = talk.say(size, LONG);
@@ -195,7 +215,11 @@ fn known(node: &Node, protocol: &str, alone: &str) {
     datapath.attach_netdev(device).unwrap();
     assert!(datapath.detach_wire(device).unwrap() && !datapath.detach_wire(device).unwrap());
     if alone == "ok" {
-        assert_eq!(talk.say(300, LONG), "ok", "{protocol}, without the fast lane again");
+        assert_eq!(
+            talk.say(300, LONG),
+            "ok",
+            "{protocol}, without the fast lane again"
+        );
     }
 }
 
@@ -218,7 +242,14 @@ fn a_new_agent_exchanges_the_program_in_place() {
         );
         let after = datapath.wire_attachments().unwrap();
         assert!(after[0].current && after[0].program_id != before[0].program_id);
-        run("ip", &["link", "delete", &if_indextoname(device).unwrap().to_string_lossy()]);
+        run(
+            "ip",
+            &[
+                "link",
+                "delete",
+                &if_indextoname(device).unwrap().to_string_lossy(),
+            ],
+        );
         assert!(datapath.wire_attachments().unwrap().is_empty());
         assert!(datapath.prune().unwrap() > 0);
         assert!(!node.links().join(format!("from_wire-{device}")).exists());

@@ -1,6 +1,8 @@
 //! The fast lane against `from_netdev`, packet by packet: what it leaves it has not touched, and what it turns round is
 //! what `from_netdev` would have sent, with the same tables and counters behind it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use abi::{Addr, Backend, BackendKey, Endpoint, MemberKey, NatEntry, Service};
 use packet::{protocol, transport::tcp_flag};
 use proptest::prelude::*;

@@ -19,9 +19,9 @@
 //! [`Datapath::open`] goes on from there.
 
 mod attach;
-mod expiry;
 mod datapath;
 mod events;
+mod expiry;
 mod info;
 mod migrate;
 mod nat;
@@ -38,9 +38,9 @@ mod verified;
 mod wire;
 
 pub use attach::{AttachError, Attached, Attachment, Direction};
-pub use expiry::{Collection, Expires, GcReport, monotonic_ns};
 pub use datapath::{Counts, Datapath, Metric, TestRun, TestRunError};
 pub use events::{Event, EventReader, EventsError, Malformed, decode};
+pub use expiry::{Collection, Expires, GcReport, monotonic_ns};
 pub use info::{InfoError, MapInfo, ProgramInfo, StatsGuard};
 pub use migrate::{MapNews, MapReason};
 pub use nat::NatTables;

@@ -64,7 +64,9 @@ fn the_fast_lane_leaves_what_it_does_not_take() {
                 }
                 kernel.fill(row);
                 let before = (kernel.counters(), kernel.datapath.nat().nat.entries().unwrap());
-                let run = kernel.datapath.test_run(names::FROM_WIRE, &row.before.packet, None, 1);
+                let run = kernel
+                    .datapath
+                    .test_run(names::FROM_WIRE, &row.before.packet, None, 1);
                 let run = run.unwrap_or_else(|error| panic!("{}: {error:?}", row.name));
                 assert_eq!(run.verdict, 2, "{}: not XDP_PASS", row.name);
                 assert_eq!(run.packet, row.before.packet, "{}", row.name);

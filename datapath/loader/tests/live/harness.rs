@@ -187,7 +187,9 @@ impl Node {
     /// Runs a command line inside the pod's network namespace.
     pub(crate) fn inside(&self, line: &str) {
         let namespace = format!("--net=/run/netns/{}", self.pod);
-        let arguments: Vec<&str> = std::iter::once(namespace.as_str()).chain(line.split(' ')).collect();
+        let arguments: Vec<&str> = std::iter::once(namespace.as_str())
+            .chain(line.split(' '))
+            .collect();
         run("nsenter", &arguments);
     }
 

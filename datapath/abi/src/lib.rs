@@ -82,6 +82,8 @@ pub mod names {
     pub const TO_POD: &str = "to_pod";
     /// tcx ingress of a native device: packets from other nodes and the world.
     pub const FROM_NETDEV: &str = "from_netdev";
+    /// XDP of a native device: packets of known connections between others, before the stack sees them.
+    pub const FROM_WIRE: &str = "from_wire";
     /// tcx egress of a native device: packets that leave the node through the stack.
     pub const TO_NETDEV: &str = "to_netdev";
     /// tcx egress of `cilium_host`: packets of the node itself to pods of this node.

@@ -24,12 +24,17 @@ mod skb;
 mod socket;
 mod tables;
 mod verdict;
+mod xdp;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 
 use crate::{
     skb::Skb,
-    verdict::{act, last},
+    verdict::{act, last, turn},
+    xdp::Frame,
 };
 
 /// tcx ingress of the host side of a pod's link.
@@ -48,6 +53,12 @@ fn to_pod(context: TcContext) -> i32 {
 #[classifier]
 fn from_netdev(context: TcContext) -> i32 {
     act(stages::from_netdev(&mut Skb::new(context.skb.skb)))
+}
+
+/// XDP of a native device.
+#[xdp(frags)]
+fn from_wire(context: XdpContext) -> u32 {
+    turn(stages::from_wire(&mut Frame::new(context.ctx)))
 }
 
 /// tcx egress of a native device.

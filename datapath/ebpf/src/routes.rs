@@ -5,6 +5,8 @@
 //! for [`LIFETIME`]; `stages::Env::route` tells why that may be. Only "forward" is kept; every other answer, and
 //! a packet that is longer than the route of a kept one allows, is asked for each time.
 
+use core::ffi::c_void;
+
 use abi::Addr;
 use aya_ebpf::{
     bindings::{
@@ -16,7 +18,7 @@ use aya_ebpf::{
 };
 use stages::{Env, Route, RouteQuery};
 
-use crate::{maps, skb::Skb};
+use crate::maps;
 
 /// How long an answer is believed, nanoseconds. The clock moves in steps of up to 10 ms (`CONFIG_HZ`), so it may be twice
 /// that.
@@ -26,7 +28,7 @@ pub(crate) const KEPT: usize = 1 << KEPT_BITS;
 const KEPT_BITS: u32 = 8;
 
 const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(crate) const AF_INET6: u8 = 10;
 
 /// An answer with its question, which is all that it depends on but for the length of the packet. The addresses tell the
 /// family (`abi::Addr`).
@@ -50,7 +52,7 @@ pub(crate) struct Kept {
 
 /// The kept answer, or the routing table's.
 #[inline(always)]
-pub(crate) fn find(skb: &Skb, query: &RouteQuery<'_>) -> Route {
+pub(crate) fn find<C: Env>(cx: &C, context: *mut c_void, query: &RouteQuery<'_>) -> Route {
     let flow = u64::from(u32::from_ne_bytes(query.flow_info)) << 32 | u64::from(query.ifindex);
     let Some(kept) = maps::ROUTES.get_ptr_mut(place(query, flow)) else {
         return Route::Failed;
@@ -61,7 +63,7 @@ pub(crate) fn find(skb: &Skb, query: &RouteQuery<'_>) -> Route {
         && kept.src == *query.src
         && kept.flow == flow
         && kept.protocol == u64::from(query.protocol)
-        && kept.until > skb.now()
+        && kept.until > cx.now()
         && u32::from(query.len) <= kept.mtu
     {
         return Route::Via {
@@ -95,7 +97,7 @@ pub(crate) fn find(skb: &Skb, query: &RouteQuery<'_>) -> Route {
     // SAFETY: the context is valid, and the size is that of the structure.
     let answer = unsafe {
         bpf_fib_lookup(
-            skb.as_ptr().cast(),
+            context,
             lookup,
             size_of::<FibLookup>() as i32,
             BPF_FIB_LOOKUP_SKIP_NEIGH,
@@ -117,7 +119,7 @@ pub(crate) fn find(skb: &Skb, query: &RouteQuery<'_>) -> Route {
             };
             kept.ifindex = lookup.ifindex;
             kept.mtu = mtu;
-            kept.until = skb.now().saturating_add(LIFETIME);
+            kept.until = cx.now().saturating_add(LIFETIME);
             Route::Via {
                 ifindex: kept.ifindex,
                 next_hop: kept.next_hop,
@@ -144,6 +146,6 @@ fn place(query: &RouteQuery<'_>, flow: u64) -> u32 {
 
 /// An address as the kernel's 32-bit words, bytes in their order.
 #[inline(always)]
-fn words(addr: &Addr) -> [u32; 4] {
+pub(crate) fn words(addr: &Addr) -> [u32; 4] {
     zerocopy::transmute!(addr.0)
 }

@@ -1,11 +1,11 @@
-//! The one place where a verdict becomes an action of tc.
+//! The one place where a verdict becomes an action of tc or XDP.
 
 use abi::Addr;
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, xdp_action},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
 };
-use stages::{Dropped, Verdict};
+use stages::{Dropped, Lane, Verdict};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -33,6 +33,16 @@ pub(crate) fn last(action: i32) -> i32 {
         TC_ACT_OK
     } else {
         action
+    }
+}
+
+/// What the device does with a packet of the fast lane.
+#[inline(always)]
+pub(crate) fn turn(result: Result<Lane, Dropped>) -> u32 {
+    match result {
+        Ok(Lane::Leave) => xdp_action::XDP_PASS,
+        Ok(Lane::Turn) => xdp_action::XDP_TX,
+        Err(_) => xdp_action::XDP_DROP,
     }
 }
 

@@ -21,8 +21,9 @@ use crate::open::{OpenError, Options};
 use crate::pins::PinError;
 use crate::services::ServiceTables;
 use crate::sockets::{self, SocketAttachment, SocketError, Sockets};
-use crate::table::{Table, TableError, Wire, io_error};
-use crate::{Cause, EventReader, EventsError};
+use crate::table::{Table, TableError, Wire as Bytes, io_error};
+use crate::wire::{Wire, WireAttachment, WireError, WireMode};
+use crate::{Cause, EventReader, EventsError, wire};
 
 /// The programs on the host side of a pod's link. What is delivered comes first: a pod that can send can be answered.
 const POD_PROGRAMS: [(&str, Direction); 2] = [
@@ -69,7 +70,7 @@ pub enum TestRunError {
 /// What a program made of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRun {
-    /// The verdict, a `TC_ACT_*`.
+    /// The verdict, a `TC_ACT_*` or `XDP_*`.
     pub verdict: i32,
     /// The packet afterwards.
     pub packet: Vec<u8>,
@@ -81,6 +82,7 @@ pub struct TestRun {
 pub struct Datapath {
     pub(crate) programs: Programs,
     pub(crate) sockets: Sockets,
+    pub(crate) wire: Wire,
     pub(crate) services: ServiceTables,
     pub(crate) nat: NatTables,
     pub(crate) endpoints: Table<Addr, Endpoint>,
@@ -88,7 +90,7 @@ pub struct Datapath {
     pub(crate) ipcache: Table<Addr, Peer>,
     pub(crate) ct_tcp: Table<CtKey, CtEntry>,
     pub(crate) ct_any: Table<CtKey, CtEntry>,
-    pub(crate) metrics: PerCpuArray<MapData, Wire<Counter>>,
+    pub(crate) metrics: PerCpuArray<MapData, Bytes<Counter>>,
     pub(crate) lost: PerCpuArray<MapData, u64>,
     pub(crate) news: Vec<MapNews>,
     /// Connection tables that programs of the predecessor still write to: (TCP, table).
@@ -232,6 +234,31 @@ impl Datapath {
         ))
     }
 
+    /// Attaches the fast lane, `from_wire`, to a native device that has its other programs. Attached already in this
+    /// mode: exchanges a predecessor's program in place, between two packets.
+    ///
+    /// # Errors
+    /// [`WireError`]: the device goes on without it.
+    pub fn attach_wire(&self, ifindex: u32, mode: WireMode) -> Result<Attached, WireError> {
+        self.wire.attach(self.programs.pins(), ifindex, mode)
+    }
+
+    /// Takes the fast lane off a device. Returns whether it was there.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub fn detach_wire(&self, ifindex: u32) -> Result<bool, PinError> {
+        wire::detach(self.programs.pins(), ifindex)
+    }
+
+    /// The devices with a fast lane, asked of the kernel now.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub fn wire_attachments(&self) -> Result<Vec<WireAttachment>, PinError> {
+        self.wire.attachments(self.programs.pins())
+    }
+
     /// Attaches `from_host` to `cilium_host`.
     ///
     /// # Errors
@@ -246,7 +273,7 @@ impl Datapath {
     /// # Errors
     /// [`AttachError`].
     pub fn detach(&self, ifindex: u32) -> Result<usize, AttachError> {
-        let detached = self.programs.detach(ifindex)?;
+        let detached = self.programs.detach(ifindex)? + usize::from(self.detach_wire(ifindex)?);
         for (program, direction) in POD_PROGRAMS {
             match self.programs.unfilter(program, ifindex, direction) {
                 Ok(()) | Err(AttachError::NoDevice { .. }) => {}
@@ -269,7 +296,7 @@ impl Datapath {
     /// # Errors
     /// [`AttachError`].
     pub fn prune(&self) -> Result<usize, AttachError> {
-        self.programs.prune()
+        Ok(self.programs.prune()? + wire::prune(self.programs.pins())?)
     }
 
     /// Ends an upgrade, once everything is attached: takes over connections that programs of the predecessor have
@@ -301,7 +328,7 @@ impl Datapath {
                 source: io_error(error),
             })?;
             let mut counter = Counts::default();
-            for Wire(value) in values.iter() {
+            for Bytes(value) in values.iter() {
                 counter.packets = counter.packets.wrapping_add(value.packets);
                 counter.bytes = counter.bytes.wrapping_add(value.bytes);
             }
@@ -370,6 +397,7 @@ impl Datapath {
         let sockets = self.sockets.each(|name, program| (name, program.info()));
         packets
             .chain(sockets)
+            .chain([(names::FROM_WIRE, self.wire.info())])
             .map(|(name, info)| info::program_info(name, info))
             .collect()
     }
@@ -384,7 +412,7 @@ impl Datapath {
     }
 
     /// Runs a program over a packet in the kernel, without any device (`BPF_PROG_TEST_RUN`). `context` is a
-    /// `struct __sk_buff` whose non-zero fields the kernel allows to set, such as the interface index.
+    /// `struct __sk_buff` (of `from_wire`: `struct xdp_md`) whose non-zero fields the kernel allows to set, such as the interface index.
     ///
     /// # Errors
     /// [`TestRunError`].
@@ -417,6 +445,9 @@ impl Datapath {
                 duration: result.duration,
             })
         };
+        if program == names::FROM_WIRE {
+            return self.wire.test_run(packet, context, repeat);
+        }
         self.programs
             .with(program, run)
             .unwrap_or_else(|| Err(TestRunError::NoProgram(program.to_owned())))

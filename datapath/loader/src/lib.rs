@@ -7,7 +7,7 @@
 //! ```text
 //! seta/maps/<map name>                 maps, all of one ABI version, replaced as a whole
 //! seta/maps/seta_abi                   the ABI version of the maps beside it
-//! seta/links/<program>-<ifindex>       tcx links
+//! seta/links/<program>-<ifindex>       tcx links, and XDP links of `from_wire`
 //! seta/links/<program>                 cgroup links of the programs of sockets
 //! seta/programs/<fingerprint>/<name>   programs that need not be verified again while nothing has changed
 //! seta/next/                           a new set of maps while it is being prepared
@@ -35,6 +35,7 @@ mod sockets;
 mod sys;
 mod table;
 mod verified;
+mod wire;
 
 pub use attach::{AttachError, Attached, Attachment, Direction};
 pub use datapath::{Counts, Datapath, Metric, TestRun, TestRunError};
@@ -52,6 +53,8 @@ pub use sizing::{MapSizes, total_memory};
 pub use sockets::{SocketAttachment, SocketError};
 pub use sys::network_namespace;
 pub use table::{Batches, Layout, Table, TableError};
+
+pub use wire::{WireAttachment, WireError, WireMode};
 
 /// The reason that the library below gives for an error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;

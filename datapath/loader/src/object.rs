@@ -83,7 +83,11 @@ pub(crate) fn definitions(
     sizes: &BTreeMap<&'static str, u32>,
 ) -> Result<BTreeMap<&'static str, Definition>, ObjectError> {
     let object = Object::parse(object).map_err(|error| ObjectError::Parse(error.into()))?;
-    let mut programs = PROGRAMS.iter().copied().chain(crate::sockets::names());
+    let mut programs = PROGRAMS
+        .iter()
+        .copied()
+        .chain(crate::sockets::names())
+        .chain([abi::names::FROM_WIRE]);
     if let Some(name) = programs.find(|name| !object.programs.contains_key(*name)) {
         return Err(ObjectError::Missing {
             kind: "program",

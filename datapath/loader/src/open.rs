@@ -22,6 +22,7 @@ use crate::sizing::MapSizes;
 use crate::sockets::{self, Sockets};
 use crate::table::{Layout, Table, TableError, Wire, io_error};
 use crate::verified::{self, Verified};
+use crate::wire::{self, Wire as WireProgram};
 use crate::{Cause, Datapath};
 
 /// First kernel with tcx links (commit e420bed02507, "bpf: Add fd-based tcx multi-prog infra with link support").
@@ -110,7 +111,8 @@ pub(crate) fn open(options: &Options) -> Result<Datapath, OpenError> {
         .and_then(|verified| Ok((verified, assemble(&pins, &decisions, renew)?)));
     let mut datapath = match loaded {
         Ok((verified, parts)) => {
-            parts.into_datapath(Programs::new(pins, verified.classifiers), verified.sockets)
+            let programs = Programs::new(pins, verified.classifiers);
+            parts.into_datapath(programs, verified.sockets, verified.wire)
         }
         Err(error) => {
             if renew {
@@ -218,7 +220,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn into_datapath(self, programs: Programs, sockets: Sockets) -> Datapath {
+    fn into_datapath(self, programs: Programs, sockets: Sockets, wire: WireProgram) -> Datapath {
         let Self {
             endpoints,
             devices,
@@ -235,6 +237,7 @@ impl Parts {
         Datapath {
             programs,
             sockets,
+            wire,
             services,
             nat,
             endpoints,
@@ -354,6 +357,7 @@ fn load(options: &Options, sizes: &BTreeMap<&'static str, u32>, directory: &Path
         .load(options.object)
         .map_err(|error| OpenError::Load(error.into()))?;
     sockets::load(&mut ebpf).map_err(|(name, source)| OpenError::Program { name, source })?;
+    wire::load(&mut ebpf)?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
 }

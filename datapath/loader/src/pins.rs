@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use abi::names;
 use aya::maps::{Array, Map, MapData};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -15,6 +16,7 @@ use crate::sockets;
 use crate::sys;
 use crate::table::io_error;
 use crate::verified;
+use crate::wire;
 
 /// Pin of the array that holds the ABI version of the maps beside it.
 const ABI_PIN: &str = "seta_abi";
@@ -83,6 +85,7 @@ pub fn uninstall(root: &Path) -> Result<Uninstalled, PinError> {
         }
     }
     removed.links += sockets::detach(&pins)?;
+    removed.links += wire::detach_all(&pins)?;
     removed.maps = remove_maps(&pins.maps())?;
     remove_maps(&pins.next())?;
     removed.programs = verified::remove_all(&pins)?;
@@ -213,6 +216,22 @@ impl Pins {
             }
         }
         links.sort_by(|a, b| (a.ifindex, a.program).cmp(&(b.ifindex, b.program)));
+        Ok(links)
+    }
+
+    /// The links of the fast lane: interface index and pin.
+    pub(crate) fn wire_links(&self) -> Result<Vec<(u32, PathBuf)>, PinError> {
+        let mut links = Vec::new();
+        for entry in entries(&self.links_directory())? {
+            let name = entry.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(names::FROM_WIRE)?.strip_prefix('-'));
+            if let Some(ifindex) = number.and_then(|number| number.parse().ok()) {
+                links.push((ifindex, entry.path()));
+            }
+        }
+        links.sort();
         Ok(links)
     }
 

@@ -18,6 +18,8 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
 
+/// `BPF_LINK_TYPE_XDP`.
+const LINK_TYPE_XDP: u32 = 6;
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
 /// `BPF_TCX_INGRESS`, `BPF_TCX_EGRESS`.
@@ -178,7 +180,7 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(|_| ())
 }
 
-/// What a tcx link is.
+/// What a tcx link is; of a link of XDP, too, as far as it has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TcxLink {
     pub(crate) id: u32,
@@ -192,6 +194,15 @@ pub(crate) struct TcxLink {
 
 /// Asks the kernel what a link is. `Ok(None)`: a link, but not a tcx one.
 pub(crate) fn tcx_link(fd: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
+    device_link(fd, LINK_TYPE_TCX)
+}
+
+/// Asks the kernel what a link is. `Ok(None)`: a link, but not one of XDP. The attach type means nothing.
+pub(crate) fn xdp_link(fd: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
+    device_link(fd, LINK_TYPE_XDP)
+}
+
+fn device_link(fd: BorrowedFd<'_>, wanted: u32) -> io::Result<Option<TcxLink>> {
     if !is_link(fd)? {
         return Ok(None);
     }
@@ -212,7 +223,7 @@ pub(crate) fn tcx_link(fd: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
         attach_type,
         ..
     } = info;
-    Ok((kind == LINK_TYPE_TCX).then_some(TcxLink {
+    Ok((kind == wanted).then_some(TcxLink {
         id,
         program: prog_id,
         ifindex,
@@ -319,4 +330,44 @@ impl<'a> BatchReader<'a> {
         }
         Ok(0)
     }
+}
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    _rest: [u8; 160],
+}
+
+/// Name of a device's driver.
+pub(crate) fn driver(device: &std::ffi::CStr) -> io::Result<String> {
+    /// `ETHTOOL_GDRVINFO`.
+    const GET_DRIVER: u32 = 3;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv6Addr::LOCALHOST, 0))
+        .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)))?;
+    let mut info = DriverInfo {
+        command: GET_DRIVER,
+        driver: [0; 32],
+        _rest: [0; 160],
+    };
+    // SAFETY: all integers and a pointer; zero is valid for each.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    for (to, from) in request
+        .ifr_name
+        .iter_mut()
+        .take(libc::IFNAMSIZ - 1)
+        .zip(device.to_bytes())
+    {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut info).cast();
+    // SAFETY: the request names a device and points to a live structure of the size that this command fills (196 bytes).
+    let failed = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
 }

@@ -20,6 +20,7 @@ use crate::object::{MAPS, PROGRAMS};
 use crate::pins::{PinError, Pins, entries, file_error, make_directory, remove_file};
 use crate::sockets::{self, Sockets};
 use crate::table::io_error;
+use crate::wire::Wire;
 
 /// Loaded programs of packets, by name.
 pub(crate) type Classifiers = BTreeMap<&'static str, SchedClassifier>;
@@ -28,11 +29,16 @@ pub(crate) type Classifiers = BTreeMap<&'static str, SchedClassifier>;
 pub(crate) struct Verified {
     pub(crate) classifiers: Classifiers,
     pub(crate) sockets: Sockets,
+    pub(crate) wire: Wire,
 }
 
 /// Names of all programs.
 fn all_programs() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.iter().copied().chain(sockets::names())
+    PROGRAMS
+        .iter()
+        .copied()
+        .chain(sockets::names())
+        .chain([abi::names::FROM_WIRE])
 }
 
 /// Appended to the name of a directory that is not complete yet (bpffs takes no dots).
@@ -62,6 +68,7 @@ pub(crate) fn reopen(pins: &Pins, fingerprint: &str) -> Option<Verified> {
     Some(Verified {
         classifiers,
         sockets: sockets::reopen(&directory)?,
+        wire: Wire::reopen(&directory)?,
     })
 }
 

@@ -44,6 +44,42 @@ fn every_row_holds_in_the_kernel() {
     });
 }
 
+/// Without a route nothing turns round, and what does not must be as it came. What turns round: `live/wire.rs`.
+#[test]
+fn the_fast_lane_leaves_what_it_does_not_take() {
+    in_namespaces(|root| {
+        let rows: Vec<Row> = rows::all().into_iter().filter(Row::runs_in_kernel).collect();
+        let mut configs: Vec<Config> = Vec::new();
+        for row in &rows {
+            if !configs.contains(&row.before.config) {
+                configs.push(row.before.config);
+            }
+        }
+        for config in configs {
+            let kernel = Kernel::load(root, config);
+            for row in rows.iter().filter(|row| row.before.config == config) {
+                // The kernel's test of XDP takes no frame with less than a header.
+                if row.before.packet.len() < 14 || row.before.packet.len() > 3000 {
+                    continue;
+                }
+                kernel.fill(row);
+                let before = (kernel.counters(), kernel.datapath.nat().nat.entries().unwrap());
+                let run = kernel
+                    .datapath
+                    .test_run(names::FROM_WIRE, &row.before.packet, None, 1);
+                let run = run.unwrap_or_else(|error| panic!("{}: {error:?}", row.name));
+                assert_eq!(run.verdict, 2, "{}: not XDP_PASS", row.name);
+                assert_eq!(run.packet, row.before.packet, "{}", row.name);
+                let after = (kernel.counters(), kernel.datapath.nat().nat.entries().unwrap());
+                assert_eq!(after, before, "{}", row.name);
+                assert!(kernel.events.borrow_mut().next().is_none(), "{}", row.name);
+            }
+            drop(kernel);
+            seta_loader::uninstall(root).unwrap();
+        }
+    });
+}
+
 #[test]
 fn programs_keep_to_their_budgets() {
     let budgets = include_str!("../../ebpf/budgets.toml");

@@ -28,6 +28,8 @@ impl Ipv6 {
     pub const LEN: u32 = 40;
     /// Offset of the hop limit inside the header.
     pub const HOP_LIMIT: u32 = 7;
+    /// Offset of the length of what follows the header.
+    pub const PAYLOAD_LEN: u32 = 4;
     /// First byte's upper half.
     pub const VERSION: u8 = 0x60;
 

@@ -9,5 +9,5 @@ pub mod rows;
 mod translation;
 
 pub use builder::{Builder, checksum_is_valid};
-pub use memory::{Program, Sim, Snapshot, TcAction, timeless};
+pub use memory::{DEVICE_MAC, NEIGHBOUR_MAC, Program, Sim, Snapshot, TcAction, timeless};
 pub use translation::Translation;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use abi::{Addr, Bucket, Config, CtEntry, CtKey, Endpoint, NatEntry, NatKey, Peer, tables::Counter};
 use packet::{AccessError, Covered, Ethernet, Packet, access::MAX_SUM, checksum};
-use stages::{Context, Dropped, Env, Route, RouteQuery, TableFull, Tables, Verdict};
+use stages::{
+    Context, Dropped, Env, Route, RouteQuery, TableFull, Tables, Verdict,
+    wire::{Hop, Wire},
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::translation::Translation;
@@ -358,3 +361,17 @@ impl Env for Sim {
 }
 
 impl Context for Sim {}
+
+/// Link-layer address of every neighbour.
+pub const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xcc];
+/// Link-layer address of the device under test.
+pub const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xdd];
+
+impl Wire for Sim {
+    fn hop(&mut self, query: &RouteQuery<'_>) -> Option<Hop> {
+        match self.route {
+            Route::Via { ifindex, .. } if ifindex == query.ifindex => Some([NEIGHBOUR_MAC, DEVICE_MAC]),
+            _ => None,
+        }
+    }
+}

@@ -10,6 +10,7 @@
 //! ```text
 //! from_pod     parse, source, neighbour discovery and echo to the router, services, conntrack OUT, [egress policy],
 //!              local: hop limit, MTU, ingress | remote: FIB, hop limit, MTU, masquerade | node: stack
+//! from_wire    parse, known connections between others: out again | else untouched
 //! from_netdev  parse, services and answers to the node, local pod: hop limit, MTU, ingress | else untouched
 //! from_host    parse, local pod: to its device
 //! to_pod       parse, ingress
@@ -48,9 +49,11 @@ pub mod service;
 pub mod socket;
 pub mod source;
 pub mod verdict;
+pub mod wire;
 
 pub use context::Context;
 pub use env::{Env, Route, RouteQuery, TableFull, Tables};
 pub use netdev::{from_host, from_netdev, to_netdev};
 pub use pod::{from_pod, to_pod};
 pub use verdict::{Dropped, Verdict};
+pub use wire::{Lane, Wire, from_wire};

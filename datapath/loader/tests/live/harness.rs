@@ -177,6 +177,22 @@ impl Node {
         }
     }
 
+    /// A program that runs inside the pod's network namespace.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/run/netns/{}", self.pod), program]);
+        command
+    }
+
+    /// Runs a command line inside the pod's network namespace.
+    pub(crate) fn inside(&self, line: &str) {
+        let namespace = format!("--net=/run/netns/{}", self.pod);
+        let arguments: Vec<&str> = std::iter::once(namespace.as_str())
+            .chain(line.split(' '))
+            .collect();
+        run("nsenter", &arguments);
+    }
+
     /// Pings the node from the pod every two milliseconds.
     pub(crate) fn ping(&self, count: u32) -> Ping {
         let child = Command::new("nsenter")

@@ -8,3 +8,4 @@ mod links;
 mod maps;
 mod sockets;
 mod tables;
+mod wire;

@@ -47,8 +47,8 @@ fn a_first_start_makes_every_map_and_says_so() {
         // The kernel accounts LPM tries by their entries, and what sockets keep to the sockets.
         assert!(infos.iter().any(|info| info.bytes > 0), "{infos:?}");
         let programs = datapath.program_infos().unwrap();
-        // Five see packets, five sockets.
-        assert_eq!(programs.len(), 10);
+        // Five see packets, one frames, five sockets.
+        assert_eq!(programs.len(), 11);
         assert!(
             programs
                 .iter()

@@ -148,7 +148,7 @@ pub(super) fn find_service<C: Context>(cx: &C, work: &mut Workspace) -> bool {
 
 /// Whether an address of the node is meant and no service.
 #[inline(always)]
-fn is_for_stack<C: Context>(cx: &C, work: &mut Workspace) -> bool {
+pub(crate) fn is_for_stack<C: Context>(cx: &C, work: &mut Workspace) -> bool {
     !find_service(cx, work) || work.service.flags & Service::TO_STACK != 0
 }
 

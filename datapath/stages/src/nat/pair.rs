@@ -100,6 +100,18 @@ impl Life {
     }
 }
 
+/// Whether the pair of the packet in `work.key` is there and the packet changes nothing about it; then its entry is in
+/// `work.entry`.
+#[inline(always)]
+pub(crate) fn stands<C: Context>(cx: &mut C, work: &mut Workspace, parsed: &Parsed) -> bool {
+    let life = Life::of(cx, parsed);
+    let Workspace { key, entry, .. } = work;
+    cx.nat(key, |found| {
+        *entry = *found;
+        life.goes_on(entry) == Some(false)
+    }) == Some(true)
+}
+
 /// Key of the packets that come back.
 #[inline(always)]
 pub(crate) fn turn_key(key: &mut NatKey) {

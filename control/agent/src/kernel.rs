@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use abi::{Addr, Peer};
 use futures::future::BoxFuture;
-use loader::{AttachError, Datapath, TableError};
+use loader::{AttachError, Datapath, PinError, TableError, WireError, WireMode};
 use netlink::{Netlink, NetlinkError, Netns, NetnsError, PodError, PodLink, PodNetwork, Route, Sysctls};
 
 use crate::fresh::Fresh;
@@ -44,6 +44,12 @@ pub(crate) enum KernelError {
     /// A program could not be attached or detached.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// A device does without the fast lane.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A pin could not be read or removed.
+    #[error(transparent)]
+    Pins(#[from] PinError),
 }
 
 impl KernelError {
@@ -114,6 +120,10 @@ pub(crate) trait Kernel: Send + Sync + 'static {
     fn attach_pod(&self, ifindex: u32) -> Answer<()>;
     /// Attaches the programs of a device that leads out of the node.
     fn attach_native(&self, ifindex: u32) -> Answer<()>;
+    /// Attaches the fast lane in the driver of a native device.
+    fn attach_wire(&self, ifindex: u32) -> Answer<()>;
+    /// Takes it off.
+    fn detach_wire(&self, ifindex: u32) -> Answer<()>;
     /// Sets the address under which translated packets leave by a native device.
     fn set_masquerade(&self, ifindex: u32, addr: Addr) -> Answer<()>;
     /// Attaches the program of `cilium_host`.
@@ -216,6 +226,16 @@ impl Kernel for Linux {
 
     fn attach_native(&self, ifindex: u32) -> Answer<()> {
         self.datapath.attach_netdev(ifindex)?;
+        Ok(())
+    }
+
+    fn attach_wire(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.attach_wire(ifindex, WireMode::Native)?;
+        Ok(())
+    }
+
+    fn detach_wire(&self, ifindex: u32) -> Answer<()> {
+        self.datapath.detach_wire(ifindex)?;
         Ok(())
     }
 

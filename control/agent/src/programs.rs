@@ -1,6 +1,6 @@
 //! The programs on devices, asked of the kernel: pinned links, and on new pods the filters that go before them.
 
-use abi::names::{FROM_POD, TO_POD};
+use abi::names::{FROM_POD, FROM_WIRE, TO_POD};
 use loader::{Datapath, Direction};
 use netlink::{FilterDirection, Netlink};
 
@@ -13,6 +13,8 @@ pub(crate) enum Holder {
     Tcx,
     /// A filter of a clsact qdisc.
     Clsact,
+    /// An XDP link in the driver.
+    Xdp,
 }
 
 /// A program on a device.
@@ -51,6 +53,14 @@ pub(crate) async fn on_devices(
             })
         })
         .collect();
+    found.extend(datapath.wire_attachments()?.into_iter().map(|link| Found {
+        ifindex: link.ifindex,
+        program: FROM_WIRE,
+        program_id: link.program_id,
+        direction: Direction::Ingress,
+        holder: Holder::Xdp,
+        current: link.current,
+    }));
     let linked = |found: &[Found], pod, program| {
         found
             .iter()

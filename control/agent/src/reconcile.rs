@@ -9,6 +9,7 @@ use abi::{Addr, Peer};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use model::addr::{Family, to_abi};
+use model::config::Acceleration;
 use model::desired::{self, Desired, Diff, LocalNode, RouteProblem};
 use model::{AgentConfig, EndpointState};
 use netlink::{Address, Link, Netlink, Route};
@@ -16,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::endpoints::Endpoints;
 use crate::host;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, KernelError};
 use crate::services::{SERVICE_ADDRESS, Services};
 use crate::view::SharedView;
 
@@ -76,14 +77,19 @@ impl Reconciler {
             },
         };
         self.write(&mut have, &want, &pods)?;
-        if whole {
+        let slow = if whole {
             self.attach(&devices)?;
-        }
+            self.accelerate(&devices.native)
+        } else {
+            Ok(())
+        };
         drop(tables);
         // Only a pass that wrote everything is remembered; after a failure the next one reads.
         *known = Some(have);
         drop(known);
         self.routes(&want, &devices).await?;
+        // Last, as nothing else depends on it.
+        slow?;
         let quiet = |problem: &RouteProblem| {
             self.config.skip_unreachable && matches!(problem, RouteProblem::NotOnLink { .. })
         };
@@ -112,7 +118,10 @@ impl Reconciler {
         for (index, addr) in pods {
             self.kernel.set_device(index, addr)?;
         }
-        self.attach(&devices)
+        self.attach(&devices)?;
+        // What is wrong is told by every pass from now on.
+        let _ = self.accelerate(&devices.native);
+        Ok(())
     }
 
     async fn devices(&self) -> anyhow::Result<Devices> {
@@ -216,6 +225,33 @@ impl Reconciler {
                 .with_context(|| format!("attaching programs to {}", link.name))?;
         }
         Ok(())
+    }
+
+    /// Has packets to services turn round in the drivers of native devices, as configured.
+    fn accelerate(&self, native: &[Link]) -> anyhow::Result<()> {
+        let config = &self.config;
+        let wanted = if config.kube_proxy_replacement {
+            config.services.acceleration
+        } else {
+            Acceleration::Disabled
+        };
+        let mut first = Ok(());
+        for link in native {
+            let done = match wanted {
+                Acceleration::Disabled => self.kernel.detach_wire(link.index),
+                Acceleration::Native | Acceleration::BestEffort => self.kernel.attach_wire(link.index),
+            };
+            match done {
+                Err(KernelError::Wire(why)) if wanted == Acceleration::BestEffort => {
+                    tracing::debug!("{} goes on without XDP: {why}", link.name);
+                }
+                done if first.is_ok() => {
+                    first = done.with_context(|| format!("accelerating {}", link.name));
+                }
+                _ => {}
+            }
+        }
+        first
     }
 
     async fn routes(&self, want: &Desired, devices: &Devices) -> anyhow::Result<()> {

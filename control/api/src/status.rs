@@ -169,6 +169,24 @@ pub struct KubeProxyReplacement {
     pub device_list: Vec<Device>,
     /// The device with the default route.
     pub direct_routing_device: String,
+    /// How services are balanced.
+    pub features: LbFeatures,
+}
+
+/// How services are balanced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LbFeatures {
+    /// For clients outside the cluster.
+    pub node_port: NodePortFeature,
+}
+
+/// How clients outside the cluster are balanced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodePortFeature {
+    /// `Native`: in the drivers of all native devices; `Best-Effort`: of some; `Disabled`.
+    pub acceleration: String,
 }
 
 /// A native device and its addresses.
@@ -403,6 +421,6 @@ pub struct Attachment {
     pub program: String,
     /// Kernel number of the program.
     pub program_id: u32,
-    /// What it runs under: `tcx`, or `clsact` on a pod that is new.
+    /// What it runs under: `tcx`, `xdp`, or `clsact` on a pod that is new.
     pub holder: String,
 }

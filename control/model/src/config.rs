@@ -19,7 +19,7 @@ mod services;
 mod values;
 
 pub use reader::{Problem, Problems, Warning};
-pub use services::ServiceConfig;
+pub use services::{Acceleration, ServiceConfig};
 pub use values::{DevicePattern, parse_duration};
 
 use reader::Reader;

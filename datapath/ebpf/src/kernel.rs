@@ -5,7 +5,11 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes};
 use stages::{Env, Route, RouteQuery};
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::{constants, maps, routes, skb::Skb, xdp::{Frame, load}};
+use crate::{
+    constants, maps, routes,
+    skb::Skb,
+    xdp::{Frame, load},
+};
 
 /// Space for one record: whole, as the ring needs a constant size.
 #[repr(C)]
@@ -42,7 +46,9 @@ macro_rules! env_of {
                 };
                 let target = record.as_mut_ptr();
                 // SAFETY: the record has room for the header, and nobody else sees it before it is submitted.
-                unsafe { core::ptr::copy_nonoverlapping(core::ptr::from_ref(header), &raw mut (*target).header, 1) };
+                unsafe {
+                    core::ptr::copy_nonoverlapping(core::ptr::from_ref(header), &raw mut (*target).header, 1)
+                };
                 let failed = if captured == 0 || captured > CAPTURE as u32 {
                     1
                 } else {

@@ -45,7 +45,8 @@ macro_rules! translations_of {
             fn nat<R>(&mut self, key: &NatKey, with: impl FnOnce(&mut NatEntry) -> R) -> Option<R> {
                 // SAFETY: the entry lives until the end of the RCU section that the program runs in. Two CPUs may change flags and
                 // lifetime at once, of which one is lost until the next packet; addresses and ports are never changed in place.
-                NAT.get_ptr_mut(key).map(|entry| with(unsafe { &mut *entry }))
+                NAT.get_ptr_mut(key)
+                    .map(|entry| with(unsafe { &mut *entry }))
             }
 
             #[inline(always)]
@@ -116,7 +117,9 @@ macro_rules! translations_of {
                 let work = WORKSPACE.get_ptr_mut(0)?;
                 // SAFETY: the room is this CPU's, and no other program runs on it before this one has ended; within a program the
                 // logic takes it once at a time.
-                Some(with(&mut <$hook>::new(self.as_ptr()), unsafe { &mut *work }))
+                Some(with(&mut <$hook>::new(self.as_ptr()), unsafe {
+                    &mut *work
+                }))
             }
         }
     };

@@ -18,7 +18,7 @@ use packet::{
 
 use crate::{
     Context, RouteQuery,
-    nat::{self, Workspace, balance, pair, read_key},
+    nat::{self, Workspace, balance, dsr, pair, read_key},
     parse::{self, Parsed},
     report,
     verdict::{Dropped, access},
@@ -131,6 +131,8 @@ fn turn<W: Wire>(cx: &mut W, work: &mut Workspace, parsed: &mut Parsed, flags: u
     if read_key(cx, work, parsed).is_err()
         || !pair::stands(cx, work, parsed)
         || !is_known(cx, work, flags)
+        // The option of direct server return is put in front by tc, which can make a packet longer and answer for it.
+        || dsr::growth(cx, &work.entry, parsed) != 0
         || cx.endpoint(&work.entry.dst).is_some()
     {
         return Ok(Lane::Leave);

@@ -299,6 +299,9 @@ fn controllers(status: &StatusResponse, all: bool, rows: &mut Rows) {
 }
 
 fn details(status: &StatusResponse, rows: &mut Rows) {
+    rows.line("KubeProxyReplacement Details", &[]);
+    let acceleration = &status.kube_proxy_replacement.features.node_port.acceleration;
+    rows.detail("XDP Acceleration", acceleration.clone());
     rows.line("BPF Maps", &[]);
     for map in &status.bpf_maps.maps {
         rows.detail(&map.name, format!("{} of {}", map.entries, map.size));

@@ -156,6 +156,14 @@ impl Kernel for Memory {
         self.step("attach_native").map(drop)
     }
 
+    fn attach_wire(&self, _ifindex: u32) -> Result<(), KernelError> {
+        self.step("attach_wire").map(drop)
+    }
+
+    fn detach_wire(&self, _ifindex: u32) -> Result<(), KernelError> {
+        self.step("detach_wire").map(drop)
+    }
+
     fn set_masquerade(&self, _ifindex: u32, _addr: Addr) -> Result<(), KernelError> {
         self.step("set_masquerade").map(drop)
     }

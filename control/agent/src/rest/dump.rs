@@ -101,9 +101,8 @@ impl List {
     }
 
     fn part(&self, part: Result<Bytes, io::Error>) -> anyhow::Result<()> {
-        let sending = tokio::time::timeout(PATIENCE, self.parts.send(part));
         self.runtime
-            .block_on(async { sending.await })
+            .block_on(tokio::time::timeout(PATIENCE, self.parts.send(part)))
             .context("the reader takes nothing")?
             .context("the reader has left")
     }

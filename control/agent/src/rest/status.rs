@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use api::status::{
     Attachment, BigTcp, BpfMapProperties, BpfMapStatus, ClusterStatus, Device, Enabled, IpamStatus,
-    K8sStatus, KubeProxyReplacement, Mode, MonitorStatus, Routing, State, Status, StatusResponse,
+    K8sStatus, KubeProxyReplacement, LbFeatures, Mode, MonitorStatus, NodePortFeature, Routing, State,
+    Status, StatusResponse,
 };
 use k8s::{Kind, WatchState};
 use model::EndpointState;
 use model::addr::Family;
+use model::config::Acceleration;
 use model::ipam::Owner;
 use netlink::Link;
 
@@ -81,6 +83,11 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
             },
             devices: natives.iter().map(|link| link.name.clone()).collect(),
             device_list: natives.iter().map(|link| device(link, &addresses)).collect(),
+            features: LbFeatures {
+                node_port: NodePortFeature {
+                    acceleration: acceleration(&natives, &found).to_owned(),
+                },
+            },
             direct_routing_device: natives.first().map(|link| link.name.clone()).unwrap_or_default(),
         },
         host_firewall: Mode::default(),
@@ -168,6 +175,13 @@ fn wrong_programs(agent: &Agent, natives: &[Link], found: &[(Found, Attachment)]
             [abi::names::FROM_NETDEV, abi::names::TO_NETDEV].map(|program| (link.name.clone(), program)),
         );
     }
+    if agent.config.kube_proxy_replacement && agent.config.services.acceleration == Acceleration::Native {
+        expected.extend(
+            natives
+                .iter()
+                .map(|link| (link.name.clone(), abi::names::FROM_WIRE)),
+        );
+    }
     let half = [EndpointState::Creating, EndpointState::Disconnecting];
     for endpoint in agent
         .endpoints
@@ -210,11 +224,26 @@ async fn programs(agent: &Agent, links: &[Link]) -> anyhow::Result<Vec<(Found, A
             holder: match found.holder {
                 Holder::Tcx => "tcx".to_owned(),
                 Holder::Clsact => "clsact".to_owned(),
+                Holder::Xdp => "xdp".to_owned(),
             },
         };
         Some((found, attachment))
     };
     Ok(found.into_iter().filter_map(named).collect())
+}
+
+/// In Cilium's words: where packets to services turn round in the driver.
+fn acceleration(natives: &[Link], found: &[(Found, Attachment)]) -> &'static str {
+    let has = |link: &&Link| {
+        found
+            .iter()
+            .any(|(found, _)| found.holder == Holder::Xdp && found.ifindex == link.index)
+    };
+    match natives.iter().filter(has).count() {
+        0 => "Disabled",
+        some if some < natives.len() => "Best-Effort",
+        _ => "Native",
+    }
 }
 
 /// In Cilium's words; both while new pods wait for their links.

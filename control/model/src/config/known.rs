@@ -92,17 +92,12 @@ const OFF: &[&str] = &["false"];
 
 /// Keys with the values that mean "not used"; another value is accepted, as it stands in many configurations, and what
 /// follows is told.
-const NOT_IN_EFFECT: [(&str, &[&str], &str); 8] = [
+const NOT_IN_EFFECT: [(&str, &[&str], &str); 7] = [
     ("enable-hubble", OFF, "flows are not served yet"),
     ("enable-ipv4-big-tcp", OFF, BIG_TCP),
     ("enable-ipv6-big-tcp", OFF, BIG_TCP),
     ("enable-ipv4-masquerade", OFF, "IPv4 is not implemented yet"),
     ("enable-l7-proxy", OFF, "there is no layer 7 proxy yet"),
-    (
-        "bpf-lb-acceleration",
-        &["disabled", "best-effort"],
-        "services are translated after the driver, not in it",
-    ),
     (
         "bpf-lb-sock-hostns-only",
         OFF,

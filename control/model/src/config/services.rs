@@ -9,12 +9,26 @@ use crate::service::{Mode, Settings};
 pub struct ServiceConfig {
     /// `bpf-lb-algorithm`, `bpf-lb-mode` and `enable-svc-source-range-check`.
     pub settings: Settings,
+    /// `bpf-lb-acceleration`.
+    pub acceleration: Acceleration,
     /// `node-port-range`: first and last.
     pub node_ports: (u16, u16),
     /// `node-port-bind-protection`: processes of the node cannot take node ports.
     pub bind_protection: bool,
     /// `bpf-lb-map-max`: frontends; the tables of backends and of members grow with it. `None`: as built.
     pub map_max: Option<u32>,
+}
+
+/// Whether packets to services turn round in the driver of a native device (XDP) where that is possible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acceleration {
+    /// Nowhere.
+    #[default]
+    Disabled,
+    /// On every native device; one that cannot is an error.
+    Native,
+    /// On those that can.
+    BestEffort,
 }
 
 /// Cilium's defaults.
@@ -27,11 +41,15 @@ pub(super) fn read(r: &mut Reader<'_>, enabled: bool) -> ServiceConfig {
             mode: r.with("bpf-lb-mode", mode, Mode::Snat),
             check_source_ranges: r.bool("enable-svc-source-range-check", true),
         },
+        acceleration: r.with("bpf-lb-acceleration", acceleration, Acceleration::Disabled),
         node_ports: r.with("node-port-range", port_range, NODE_PORTS),
         bind_protection: r.bool("node-port-bind-protection", true),
         map_max: r.with("bpf-lb-map-max", values::entries, None),
     };
     r.with("bpf-lb-maglev-table-size", maglev_size, ());
+    if !enabled && config.acceleration != Acceleration::Disabled {
+        r.no_effect("bpf-lb-acceleration", "it needs kube-proxy-replacement: true");
+    }
     if enabled {
         // Each of them is part of replacing kube-proxy; to leave one out is not possible.
         for key in [
@@ -53,6 +71,17 @@ fn algorithm(text: &str) -> Result<bool, Refusal> {
         "random" => Ok(false),
         "maglev" => Ok(true),
         _ => values::refuse("random, maglev", "not a balancing algorithm"),
+    }
+}
+
+fn acceleration(text: &str) -> Result<Acceleration, Refusal> {
+    const ALLOWED: &str = "disabled, native, best-effort";
+    match text {
+        "disabled" => Ok(Acceleration::Disabled),
+        "native" => Ok(Acceleration::Native),
+        "best-effort" => Ok(Acceleration::BestEffort),
+        "testing-only" => values::refuse(ALLOWED, "generic XDP breaks the programs behind it"),
+        _ => values::refuse(ALLOWED, "not a kind of acceleration"),
     }
 }
 

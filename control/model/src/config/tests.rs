@@ -353,3 +353,29 @@ fn the_file_of_ip_masq_agent_can_be_elsewhere() {
     assert_eq!(path(&[]), "/etc/config/ip-masq-agent");
     assert_eq!(path(&[("ip-masq-agent-config-path", "/etc/masq")]), "/etc/masq");
 }
+
+#[test]
+fn acceleration_is_read_and_needs_services() {
+    let with = |value, services| {
+        parse(&[
+            ("bpf-lb-acceleration", value),
+            ("kube-proxy-replacement", services),
+        ])
+        .unwrap()
+    };
+    assert_eq!(
+        with("native", "true").0.services.acceleration,
+        Acceleration::Native
+    );
+    assert_eq!(
+        with("best-effort", "true").0.services.acceleration,
+        Acceleration::BestEffort
+    );
+    assert!(with("native", "true").1.is_empty() && with("disabled", "false").1.is_empty());
+    assert_eq!(with("native", "false").1.len(), 1);
+    let refused = parse(&[("bpf-lb-acceleration", "testing-only")]).unwrap_err();
+    assert!(
+        refused.to_string().contains("disabled, native, best-effort"),
+        "{refused}"
+    );
+}

@@ -84,7 +84,7 @@ fn is_open(config: &Config) -> bool {
 fn is_plain(parsed: &Parsed) -> bool {
     matches!(parsed.protocol, protocol::TCP | protocol::UDP)
         && matches!(parsed.fragment, Fragment::Whole)
-        && parsed.jumbo == 0
+        && parsed.growth == 0
         && parsed.hop_limit > 1
 }
 

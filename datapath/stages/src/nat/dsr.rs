@@ -43,7 +43,7 @@ const BEHIND: u32 = Ethernet::LEN + Ipv6::LEN;
 
 /// Bytes that a packet to a backend elsewhere will grow by.
 #[inline(always)]
-pub(super) fn growth<C: Context>(cx: &C, entry: &NatEntry, parsed: &Parsed) -> i8 {
+pub(crate) fn growth<C: Context>(cx: &C, entry: &NatEntry, parsed: &Parsed) -> i8 {
     if entry.flags & NatEntry::DSR != 0 && speaks(parsed) && has_room(cx) {
         Told::LEN as i8
     } else {

@@ -405,8 +405,8 @@ pub struct BpfMapProperties {
     pub name: String,
     /// Entries it can hold.
     pub size: u64,
-    /// Entries it holds. Not in Cilium's model.
-    pub entries: u64,
+    /// Entries it holds; `None`: they are not counted. Not in Cilium's model.
+    pub entries: Option<u64>,
 }
 
 /// A program on a device, read back from the kernel.

@@ -427,3 +427,30 @@ fn a_full_table_of_translations_forgets_who_was_silent_longest() -> Result<()> {
     );
     Ok(())
 }
+
+/// The lab's devices are virtual pairs, whose packets cannot turn round in the driver.
+#[test]
+fn a_device_that_cannot_have_xdp_is_named_and_goes_on_without() -> Result<()> {
+    let Some(lab) = common::lab("t-xdp")? else {
+        return Ok(());
+    };
+    lab.up_with_seta()?;
+    lab.pods(&[client("client", "kind-control-plane")])?;
+    let reach = format!("kubectl exec client -- ping -6 -c 1 -W 2 {OUTSIDE}");
+    lab.ok("seta upgrade --set loadBalancer.acceleration=best-effort && seta status --wait")?;
+    let verbose = "kubectl -n kube-system exec ds/cilium -c cilium-agent -- cilium status --verbose";
+    let status = lab.ok(verbose)?;
+    let line = status
+        .lines()
+        .find(|line| line.contains("XDP Acceleration"))
+        .with_context(|| status.clone())?;
+    ensure!(line.ends_with(" Disabled"), "{line}");
+    lab.ok(&reach)?;
+    lab.ok("seta upgrade --set loadBalancer.acceleration=native")?;
+    lab.until(Duration::from_secs(60), "seta status", |output| {
+        output.code == 1 && output.text.contains("eth0") && output.text.contains("virtual pair")
+    })?;
+    lab.ok(&reach)?;
+    lab.ok("seta upgrade --set loadBalancer.acceleration=disabled && seta status --wait")
+        .map(drop)
+}

@@ -304,7 +304,11 @@ fn details(status: &StatusResponse, rows: &mut Rows) {
     rows.detail("XDP Acceleration", acceleration.clone());
     rows.line("BPF Maps", &[]);
     for map in &status.bpf_maps.maps {
-        rows.detail(&map.name, format!("{} of {}", map.entries, map.size));
+        let fill = match map.entries {
+            Some(entries) => format!("{entries} of {}", map.size),
+            None => "not counted".to_owned(),
+        };
+        rows.detail(&map.name, fill);
     }
     rows.line("BPF Programs", &[]);
     for attachment in &status.attachments {

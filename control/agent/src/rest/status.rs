@@ -139,7 +139,7 @@ pub(super) async fn status(agent: &Agent) -> StatusResponse {
                 .map(|map| BpfMapProperties {
                     name: map.name.to_owned(),
                     size: u64::from(map.max_entries),
-                    entries: u64::from(map.entries.unwrap_or(0)),
+                    entries: map.entries.map(u64::from),
                 })
                 .collect(),
         },

@@ -40,9 +40,16 @@ pub(crate) fn run(seta: &Path) -> Result<()> {
         made.elapsed().as_secs_f64()
     );
     lab.ok(&INSTALL.replace(" --set debug.enabled=true", ""))?;
-    let (pid, synced) = first_sync(&lab)?;
+    let (pid, synced) = first_sync(&lab, 0)?;
     println!(
-        "first sync, process start to all in the kernel: {:.2} s",
+        "first sync of two nodes at once, process start to all in the kernel: {:.2} s",
+        synced.as_secs_f64()
+    );
+    lab.ok("seta status --wait")?;
+    lab.ok(&format!("kill -9 {pid} && seta lab exec kind-worker -- rm -r /sys/fs/bpf/seta"))?;
+    let (pid, synced) = first_sync(&lab, pid)?;
+    println!(
+        "first sync of one node that has nothing, the others idle: {:.2} s",
         synced.as_secs_f64()
     );
     let mut list = Duration::MAX;
@@ -66,15 +73,15 @@ pub(crate) fn run(seta: &Path) -> Result<()> {
     changes(&api, &frontends(pid)?)
 }
 
-/// The agent of the worker, and the time from its start until all services are in the table.
-fn first_sync(lab: &Lab) -> Result<(u32, Duration)> {
+/// The agent of the worker after `last`, and the time from its start until all services are in the table.
+fn first_sync(lab: &Lab, last: u32) -> Result<(u32, Duration)> {
     let output = lab.until(
         DEADLINE,
         r#"seta lab exec kind-worker -- sh -c '
 for pid in $(cat $(find /sys/fs/cgroup -name cgroup.procs)); do
   case "$(tr "\0" " " 2> /dev/null < /proc/$pid/cmdline)" in cilium-agent*) echo $pid;; esac
 done'"#,
-        |output| output.code == 0 && output.text.trim().parse::<u32>().is_ok(),
+        |output| output.code == 0 && output.text.trim().parse::<u32>().is_ok_and(|pid| pid != last),
     )?;
     let pid = output.text.trim().parse().context("process id")?;
     let end = Instant::now() + DEADLINE;

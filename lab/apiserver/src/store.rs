@@ -4,6 +4,7 @@
 //! So memory is bounded by the rings, and a watcher that is too slow finds its place overwritten and gets `410 Gone`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -121,9 +122,19 @@ impl Store {
 
     /// Objects of a namespace (or all) in key order, and the revision they are of.
     pub(crate) fn list(&self, resource: &str, namespace: Option<&str>) -> (Vec<Object>, u64) {
+        self.list_after(resource, namespace, None)
+    }
+
+    /// The same of those behind a key, which a page ended with.
+    pub(crate) fn list_after(
+        &self,
+        resource: &str,
+        namespace: Option<&str>,
+        after: Option<&Key>,
+    ) -> (Vec<Object>, u64) {
         let inner = self.lock();
         let objects = match inner.collections.get(resource) {
-            Some(collection) => select(&collection.objects, namespace),
+            Some(collection) => select(&collection.objects, namespace, after),
             None => Vec::new(),
         };
         (objects, inner.revision)
@@ -230,13 +241,15 @@ impl Store {
     }
 }
 
-fn select(objects: &BTreeMap<Key, Object>, namespace: Option<&str>) -> Vec<Object> {
-    match namespace {
-        None => objects.values().cloned().collect(),
-        Some(namespace) => objects
-            .range(Key::new(namespace, "")..)
-            .take_while(|(key, _)| key.namespace == namespace)
-            .map(|(_, object)| object.clone())
-            .collect(),
-    }
+fn select(objects: &BTreeMap<Key, Object>, namespace: Option<&str>, after: Option<&Key>) -> Vec<Object> {
+    let first = namespace.map(|namespace| Key::new(namespace, ""));
+    // No object has an empty name.
+    let start = after
+        .max(first.as_ref())
+        .map_or(Bound::Unbounded, Bound::Excluded);
+    objects
+        .range((start, Bound::Unbounded))
+        .take_while(|(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
+        .map(|(_, object)| object.clone())
+        .collect()
 }

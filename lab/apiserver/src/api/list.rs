@@ -37,20 +37,23 @@ impl Api {
     pub(crate) fn list(&self, target: &Target, request: &ListRequest) -> Result<Page, Status> {
         let kind = &target.kind;
         let (labels, fields) = Self::selectors(kind, &request.labels, &request.fields)?;
-        let (objects, mut revision) = self.store.list(&kind.storage, target.namespace.as_deref());
+        let token = match request.continue_token.as_str() {
+            "" => None,
+            token => Some(read_token(token)?),
+        };
+        let after = token.as_ref().map(|(_, key)| key);
+        let (objects, mut revision) =
+            self.store
+                .list_after(&kind.storage, target.namespace.as_deref(), after);
         if let Some(asked) = request.not_older_than.filter(|asked| *asked > revision) {
             return Err(Status::too_large_resource_version(asked, revision));
         }
-        let mut after = None;
-        if !request.continue_token.is_empty() {
-            let (at, key) = read_token(&request.continue_token)?;
+        if let Some((at, _)) = token {
             self.store.remembers(&kind.storage, at)?;
             revision = at;
-            after = Some(key);
         }
         let mut matching = objects
             .into_iter()
-            .filter(|o| after.as_ref().is_none_or(|key| key_of(o) > *key))
             .filter(|o| labels.matches(o) && fields.matches(o));
         let limit = if request.limit == 0 {
             usize::MAX
@@ -58,25 +61,25 @@ impl Api {
             request.limit
         };
         let items: Vec<Object> = matching.by_ref().take(limit).collect();
-        let rest = matching.count();
+        // With a selector the number of the rest is not known to the real server, and clients know that.
+        let is_counted = request.labels.is_empty() && request.fields.is_empty();
+        let rest = if is_counted {
+            matching.count()
+        } else {
+            usize::from(matching.next().is_some())
+        };
         let continue_token = match items.last() {
             Some(last) if rest > 0 => write_token(revision, last),
             _ => String::new(),
         };
-        // With a selector the number is not known to the real server, and clients know that.
-        let known = rest > 0 && request.labels.is_empty() && request.fields.is_empty();
         let items = items.iter().map(|o| Self::present(kind, o)).collect();
         Ok(Page {
             items,
             revision,
             continue_token,
-            remaining: known.then_some(rest),
+            remaining: (is_counted && rest > 0).then_some(rest),
         })
     }
-}
-
-fn key_of(object: &Object) -> Key {
-    Key::new(object::namespace(object), object::name(object))
 }
 
 fn write_token(revision: u64, last: &Object) -> String {

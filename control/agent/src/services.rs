@@ -255,9 +255,10 @@ impl Services {
             return Ok(());
         }
         let mut outcome = Ok(());
-        let groups = state.index.wanted(&affected);
-        for (number, group) in groups.into_iter().enumerate() {
+        let owners = state.index.owners(&affected);
+        for (number, owner) in owners.iter().enumerate() {
             let State { index, installed, .. } = &mut *state;
+            let group = index.wanted(owner.as_ref(), &affected);
             let steps = installed.plan(&group, |addr| index.is_node(addr));
             let is_address = |step: &Step| matches!(step, Step::AddAddress(_) | Step::RemoveAddress(_));
             let tables = if steps.iter().any(is_address) {

@@ -145,24 +145,28 @@ impl ServiceIndex {
         }
     }
 
-    /// What is wanted of these frontends; `None`: nobody wants it any more. Those of one owner come together and whole,
-    /// since they share their sets.
+    /// Whose these frontends are; `None`, last: there are some that nobody wants any more.
     #[must_use]
-    pub fn wanted(&self, affected: &Affected) -> Vec<Vec<(ServiceKey, Option<Frontend>)>> {
+    pub fn owners(&self, affected: &Affected) -> Vec<Option<Owner>> {
         // Also those who just lost one: what they share may have changed with it.
         let claims = affected.iter().filter_map(|key| self.claims.get(key)).flatten();
         let owners: BTreeSet<&Owner> = claims.map(|claim| &claim.owner).collect();
-        let gone = affected.iter().filter(|key| self.owner(key).is_none());
-        let gone: Vec<_> = gone.map(|key| (*key, None)).collect();
-        let groups = owners.into_iter().map(|owner| {
-            let frontends = self.frontends(owner).into_iter();
-            let its = frontends.filter(|(key, _)| self.owner(key) == Some(owner));
-            its.map(|(key, frontend)| (key, Some(frontend))).collect()
-        });
-        groups
-            .chain([gone])
-            .filter(|group: &Vec<_>| !group.is_empty())
-            .collect()
+        let is_any_gone = affected.iter().any(|key| self.owner(key).is_none());
+        let owners = owners.into_iter().cloned().map(Some);
+        owners.chain(is_any_gone.then_some(None)).collect()
+    }
+
+    /// What is wanted of an owner's frontends, all of them, since they share their sets; of nobody's, which of `affected`
+    /// are wanted no more (`None`).
+    #[must_use]
+    pub fn wanted(&self, owner: Option<&Owner>, affected: &Affected) -> Vec<(ServiceKey, Option<Frontend>)> {
+        let Some(owner) = owner else {
+            let gone = affected.iter().filter(|key| self.owner(key).is_none());
+            return gone.map(|key| (*key, None)).collect();
+        };
+        let frontends = self.frontends(owner).into_iter();
+        let its = frontends.filter(|(key, _)| self.owner(key) == Some(owner));
+        its.map(|(key, frontend)| (key, Some(frontend))).collect()
     }
 
     /// Every frontend that anybody wants.

@@ -111,8 +111,16 @@ fn index_with(settings: Settings, changes: impl IntoIterator<Item = ServiceChang
     index
 }
 
+/// What is wanted of frontends, by owner.
+fn groups(index: &ServiceIndex, affected: &Affected) -> Vec<Vec<(ServiceKey, Option<Frontend>)>> {
+    let owners = index.owners(affected).into_iter();
+    owners
+        .map(|owner| index.wanted(owner.as_ref(), affected))
+        .collect()
+}
+
 fn frontends(index: &ServiceIndex) -> BTreeMap<ServiceKey, Frontend> {
-    let groups = index.wanted(&index.all()).into_iter().flatten();
+    let groups = groups(index, &index.all()).into_iter().flatten();
     groups.map(|(key, frontend)| (key, frontend.unwrap())).collect()
 }
 
@@ -580,7 +588,7 @@ impl Machine {
     /// Carries a plan out and checks every state on the way.
     fn follow(&mut self, index: &ServiceIndex, affected: &Affected) -> usize {
         let mut count = 0;
-        for group in index.wanted(affected) {
+        for group in groups(index, affected) {
             let steps = self.installed.plan(&group, |addr| index.is_node(addr));
             let old: Vec<_> = group.iter().map(|(key, _)| self.lookup(key)).collect();
             for step in &steps {
@@ -727,7 +735,7 @@ fn what_was_left_half_done_is_cleared() {
     let (installed, garbage) = Installed::read(machine.tables.clone());
     machine.installed = installed;
     garbage.iter().for_each(|step| machine.step(step));
-    for group in index.wanted(&index.all()) {
+    for group in groups(&index, &index.all()) {
         for step in machine.installed.plan(&group, |_| false) {
             machine.step(&step);
         }

@@ -46,7 +46,9 @@ pub(crate) fn run(seta: &Path) -> Result<()> {
         synced.as_secs_f64()
     );
     lab.ok("seta status --wait")?;
-    lab.ok(&format!("kill -9 {pid} && seta lab exec kind-worker -- rm -r /sys/fs/bpf/seta"))?;
+    lab.ok(&format!(
+        "kill -9 {pid} && seta lab exec kind-worker -- rm -r /sys/fs/bpf/seta"
+    ))?;
     let (pid, synced) = first_sync(&lab, pid)?;
     println!(
         "first sync of one node that has nothing, the others idle: {:.2} s",

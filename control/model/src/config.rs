@@ -372,6 +372,13 @@ fn read(r: &mut Reader<'_>) -> Option<AgentConfig> {
             "ipv6-native-routing-cidr is ::/0, so that pods reach everything with their own address",
         );
     }
+    // Cilium would leave it to iptables. Only whoever writes the key is told: the chart always does.
+    if config.ipv6_masquerade && !config.bpf_masquerade && r.value("enable-ipv6-masquerade").is_some() {
+        r.no_effect(
+            "enable-ipv6-masquerade",
+            "it needs enable-bpf-masquerade: pods reach everything with their own address",
+        );
+    }
     // Without the prefix, packets between pods would be masqueraded, too.
     if config.bpf_masquerade && config.ipv6_masquerade && config.ipv6_native_routing_cidr.is_none() {
         r.no_effect(

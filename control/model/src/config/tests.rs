@@ -348,6 +348,23 @@ fn a_native_prefix_of_no_bits_leaves_nothing_to_masquerade() {
 }
 
 #[test]
+fn masquerade_that_nobody_does_is_told() {
+    for (bpf, v6, warned) in [
+        ("false", "true", true),
+        ("false", "false", false),
+        ("true", "true", false),
+    ] {
+        let keys = [
+            ("enable-bpf-masquerade", bpf),
+            ("enable-ipv6-masquerade", v6),
+            ("ipv6-native-routing-cidr", "fd00:10::/32"),
+        ];
+        let (_, warnings) = parse(&keys).unwrap();
+        assert_eq!(!warnings.is_empty(), warned, "{bpf} {v6}: {warnings:?}");
+    }
+}
+
+#[test]
 fn the_file_of_ip_masq_agent_can_be_elsewhere() {
     let path = |keys: &[(&str, &str)]| parse(keys).unwrap().0.ip_masq_agent_config_path;
     assert_eq!(path(&[]), "/etc/config/ip-masq-agent");

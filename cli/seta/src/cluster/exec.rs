@@ -102,15 +102,7 @@ pub(crate) async fn copy(
         .map_err(|error| ExecError::Start(Box::new(error)))?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let status = process.take_status();
-    let mut errors = Vec::new();
-    let (output, read_errors) = tokio::join!(copy_stream(stdout, silence, to), async {
-        match stderr {
-            Some(stderr) => stderr.take(MAX_ERRORS).read_to_end(&mut errors).await,
-            None => Ok(0),
-        }
-    });
-    output?;
-    read_errors.map_err(ExecError::Output)?;
+    let errors = copy_streams(stdout, stderr, silence, to).await?;
     let status = match status {
         Some(status) => tokio::time::timeout(silence, status).await.map_err(late)?,
         None => None,
@@ -131,6 +123,39 @@ pub(crate) async fn copy(
         }
         Some(_) => Ok(()),
     }
+}
+
+/// Copies the output and returns the errors, both to their ends. Errors may be silent as long as the output is not.
+async fn copy_streams(
+    stdout: Option<impl AsyncRead + Unpin>,
+    stderr: Option<impl AsyncRead + Unpin>,
+    silence: Duration,
+    to: &mut impl Write,
+) -> Result<Vec<u8>, ExecError> {
+    let output = copy_stream(stdout, silence, to);
+    let errors = async {
+        let mut errors = Vec::new();
+        if let Some(mut stderr) = stderr {
+            (&mut stderr).take(MAX_ERRORS).read_to_end(&mut errors).await?;
+            // Whoever is not read from cannot go on.
+            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
+        }
+        Ok(errors)
+    };
+    tokio::pin!(output, errors);
+    let errors = tokio::select! {
+        copied = &mut output => {
+            copied?;
+            tokio::time::timeout(silence, errors)
+                .await
+                .map_err(|_| ExecError::Late(silence))?
+        }
+        errors = &mut errors => {
+            output.await?;
+            errors
+        }
+    };
+    errors.map_err(ExecError::Output)
 }
 
 async fn copy_stream(
@@ -206,6 +231,38 @@ mod tests {
         let result = copy_stream(Some(from), Duration::from_millis(20), &mut copied).await;
         assert!(matches!(result, Err(ExecError::Late(_))), "{result:?}");
         assert_eq!(copied, b"abcd");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_hangs_on_one_stream_or_both_ends_in_time() {
+        let silence = Duration::from_millis(20);
+        for stdout_ends in [true, false] {
+            let (stdout, stdout_sender) = tokio::io::duplex(8);
+            let (stderr, _stderr_sender) = tokio::io::duplex(8);
+            let _open = (!stdout_ends).then_some(stdout_sender);
+            let result = copy_streams(Some(stdout), Some(stderr), silence, &mut Vec::new()).await;
+            assert!(matches!(result, Err(ExecError::Late(_))), "{result:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn long_errors_are_cut_and_do_not_hold_up_the_output() {
+        let (stdout, mut stdout_sender) = tokio::io::duplex(8);
+        let (stderr, mut stderr_sender) = tokio::io::duplex(8);
+        let sending = tokio::spawn(async move {
+            let errors = vec![b'e'; usize::try_from(MAX_ERRORS).unwrap() * 2];
+            stderr_sender.write_all(&errors).await.unwrap();
+            stdout_sender.write_all(b"output").await.unwrap();
+        });
+        let mut copied = Vec::new();
+        let errors = copy_streams(Some(stdout), Some(stderr), Duration::from_secs(30), &mut copied)
+            .await
+            .unwrap();
+        sending.await.unwrap();
+        assert_eq!(
+            (copied.as_slice(), errors.len() as u64),
+            (&b"output"[..], MAX_ERRORS)
+        );
     }
 
     #[test]
